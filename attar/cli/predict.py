@@ -1,0 +1,99 @@
+"""`attar predict`: texts in, one JSON line an input out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+HELP = "Answer texts with a bundle, one JSON line each."
+EXAMPLE = 'attar predict build/sentiment/bundle "a gripping, funny film"'
+
+CHUNK = 1024
+READ = 1 << 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="texts; a single - reads stdin, a text a line"
+    )
+    parser.add_argument("--data", type=Path, metavar="FILE", help="answer the text column of a data file")
+    parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the answers as they are computed, in the order of the inputs."""
+    from attar.runtime.data import read_examples
+    from attar.runtime.errors import SettingsError
+    from attar.runtime.model import load
+
+    if bool(args.texts) == (args.data is not None):
+        raise SettingsError("give either texts (or - for stdin) or --data FILE")
+    if args.text_column is not None and args.data is None:
+        raise SettingsError("--text-column names a column of --data, which is missing")
+    chunks: Iterable[list[str]]
+    if args.data is not None:
+        texts = read_examples(args.data, text=args.text_column, require_labels=False).texts
+        chunks = _chunks(texts)
+    else:
+        chunks = read_lines(sys.stdin.buffer) if args.texts == ["-"] else _chunks(args.texts)
+    model = load(args.bundle, threads=args.threads)
+    for chunk in chunks:
+        for answer in model(chunk):
+            record = {
+                "label": answer.label,
+                "score": answer.score,
+                "scores": answer.scores,
+                "truncated": answer.truncated,
+            }
+            # Bytes: JSON is UTF-8 whatever the terminal's locale says.
+            sys.stdout.buffer.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    texts = list(texts)
+    for start in range(0, len(texts), CHUNK):
+        yield texts[start : start + CHUNK]
+
+
+def read_lines(stream: BinaryIO) -> Iterator[list[str]]:
+    """Lines in chunks of whatever has arrived, so that a person gets answers at once and a pipe gets batches.
+
+    Empty lines are inputs too: the answers keep the numbering. Not UTF-8: `DataError` with the line's number,
+    after the lines before it.
+    """
+    rest, number = b"", 0
+    while data := stream.read1(READ):  # type: ignore[attr-defined]  # every buffered stream has it
+        *lines, rest = (rest + data).split(b"\n")
+        yield from _decode(lines, number)
+        number += len(lines)
+    if rest:
+        yield from _decode([rest], number)
+
+
+def _decode(lines: list[bytes], before: int) -> Iterator[list[str]]:
+    """The decoded lines; `before` is how many lines came earlier."""
+    from attar.runtime.errors import DataError
+
+    texts: list[str] = []
+    for number, line in enumerate(lines, before + 1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            if texts:
+                yield texts
+            raise DataError(
+                f"stdin, line {number}: not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}; "
+                "convert it first, for example with iconv -f WINDOWS-1252 -t UTF-8"
+            ) from error
+        texts.append(text.removeprefix("\ufeff") if number == 1 else text)
+    if texts:
+        yield texts

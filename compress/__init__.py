@@ -1,0 +1,1 @@
+"""Smaller and faster: pruning, low-rank factorization, quantization plans, and the gate."""

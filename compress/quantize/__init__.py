@@ -1,0 +1,1 @@
+"""What to quantize and how; export decides which ONNX nodes say it."""

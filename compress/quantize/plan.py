@@ -1,0 +1,43 @@
+"""The quantization plan: which matrices run in int8, and how their activations are scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from attar.runtime.errors import SettingsError
+
+Scheme = Literal["per_token", "static"]
+SCHEMES: tuple[Scheme, ...] = ("per_token", "static")
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """int8 weights per output channel; int8 activations whose scale never depends on other texts of the batch.
+
+    Attributes:
+        scales: static activation scales by matrix (`layers.0.query`); a matrix that is not named is scaled per token.
+        words: whether the word embeddings are stored as int8 rows.
+        bits: 8, or 7 for processors whose u8 x s8 products saturate (x86 without VNNI).
+    """
+
+    scales: Mapping[str, float] = field(default_factory=dict)
+    words: bool = True
+    bits: int = 8
+
+    @property
+    def scheme(self) -> str:
+        """How a report names the plan."""
+        return "int8 static" if self.scales else "int8 per token"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"scales": dict(self.scales), "words": self.words, "bits": self.bits}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any] | None) -> QuantPlan | None:
+        if record is None:
+            return None
+        if record["bits"] not in (7, 8):
+            raise SettingsError(f"bits must be 7 or 8, not {record['bits']}")
+        return QuantPlan(dict(record["scales"]), bool(record["words"]), int(record["bits"]))

@@ -1,0 +1,1 @@
+"""Teachers into students: data, fine-tuning, student architectures, losses, the trainer."""

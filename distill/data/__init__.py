@@ -1,0 +1,1 @@
+"""Where texts come from: checked assets, and splits that share no sentence."""

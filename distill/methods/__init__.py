@@ -1,0 +1,1 @@
+"""One file a distillation loss: pure functions, shapes stated."""

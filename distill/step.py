@@ -1,0 +1,83 @@
+"""What every step shares: settings that refuse unknown keys, and the context a step works in.
+
+A step is a module with a frozen dataclass `Settings` and `apply(student, settings, context) -> Student`; the input
+student is left untouched. `use = "compress.prune.heads"` in a recipe names the module attar.compress.prune.heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attar.distill.student import Student
+from attar.distill.teacher import Targets
+from attar.distill.trainer import Progress
+from attar.runtime.data import Examples
+from attar.runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from attar.runtime.bench.paired import Ratio
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may use. The test split is not in it.
+
+    Attributes:
+        train: labelled texts.
+        unlabelled: more texts of the domain, possibly none.
+        dev: labelled texts that no step trains on, for choosing.
+        targets: teacher outputs for train + unlabelled texts (in this order), for the given layers (1-based).
+        speedup: paired timing on the target engine: how many times faster the second student is than the first.
+        accuracy: dev accuracy in percent of a student, computed by the runtime on exported bytes.
+    """
+
+    train: Examples
+    unlabelled: Examples
+    dev: Examples
+    targets: Callable[[Sequence[int]], Targets]
+    speedup: Callable[[Student, Student], Ratio]
+    accuracy: Callable[[Student], float]
+    teacher: Path
+    progress: Progress
+
+
+class Step(Protocol):
+    """The shape of a step's module."""
+
+    Settings: type[Any]
+
+    def apply(self, student: Student, settings: Any, context: Context) -> Student: ...
+
+
+def find(use: str) -> Step:
+    """The module behind `use`, which must lie in distill or compress."""
+    if not use.startswith(("distill.", "compress.")):
+        raise SettingsError(f"step {use!r} is unknown: a step is a file in distill/ or compress/, like compress.prune.heads")
+    try:
+        module: Any = importlib.import_module(f"attar.{use}")
+    except ModuleNotFoundError as error:
+        if error.name and f"attar.{use}".startswith(error.name):
+            raise SettingsError(f"step {use!r} is unknown: there is no file {use.replace('.', '/')}.py") from error
+        raise
+    if not (hasattr(module, "Settings") and hasattr(module, "apply")):
+        raise SettingsError(f"{use!r} is not a step: it has no Settings and apply")
+    step: Step = module
+    return step
+
+
+def settings_of(kind: type[Any], given: Mapping[str, Any], where: str) -> Any:
+    """An instance of a settings dataclass; an unknown key is refused with the list of known ones."""
+    known = [f.name for f in dataclasses.fields(kind)]
+    for key in given:
+        if key not in known:
+            raise SettingsError(f"{where} has no setting {key!r}; known: {', '.join(known)}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise SettingsError(f"{where}: {error}") from error

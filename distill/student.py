@@ -1,0 +1,111 @@
+"""A student: network, tokenizer, task and lineage; saved as JSON and safetensors, reloaded without any user's class."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from attar.distill.encoder import Encoder, EncoderShape
+from attar.distill.importers import import_classifier
+from attar.runtime.bundle import aside
+from attar.runtime.errors import ModelError
+from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tokenizer import Tokenizer, pad
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Student:
+    """Frozen by convention: a step returns a new one. `plan` is the quantization plan that export lowers."""
+
+    encoder: Encoder
+    tokenizer: bytes
+    task: TextClassification
+    pad_id: int = 0
+    plan: Mapping[str, Any] | None = None
+    lineage: tuple[Mapping[str, Any], ...] = ()
+
+    def copy(self) -> Student:
+        """A student whose weights may be changed without touching this one's."""
+        return replace(self, encoder=copy.deepcopy(self.encoder))
+
+    def with_step(self, use: str, settings: Mapping[str, Any], **facts: Any) -> Student:
+        """The same student with one more entry in its lineage."""
+        return replace(self, lineage=(*self.lineage, {"use": use, "settings": dict(settings), **facts}))
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as the runtime will see them."""
+        return Tokenizer(self.tokenizer, self.task.max_length, self.pad_id).encode(texts).ids
+
+    def logits(self, texts: Sequence[str], batch: int = 64) -> torch.Tensor:
+        """Scores (N, C) computed by PyTorch in fp32: what an exported file is compared with."""
+        rows = self.tokens(texts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        result = torch.empty(len(rows), len(self.task.labels))
+        self.encoder.eval()
+        with torch.no_grad():
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
+                ids, mask = pad([rows[i] for i in chosen], self.pad_id)
+                result[chosen] = self.encoder(torch.from_numpy(ids), torch.from_numpy(mask)).logits
+        return result
+
+    def save(self, folder: Path) -> None:
+        """student.json, model.safetensors and tokenizer.json, written aside and renamed."""
+        record = {
+            "schema": SCHEMA,
+            "shape": self.encoder.shape.to_json(),
+            "task": self.task.to_json(),
+            "pad_id": self.pad_id,
+            "plan": None if self.plan is None else dict(self.plan),
+            "lineage": [dict(step) for step in self.lineage],
+        }
+        with aside(folder) as part:
+            (part / "student.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (part / "tokenizer.json").write_bytes(self.tokenizer)
+            save_file({k: v.contiguous() for k, v in self.encoder.state_dict().items()}, part / "model.safetensors")
+
+    @staticmethod
+    def load(folder: Path) -> Student:
+        """A saved student, or any fine-tuned classifier of a known family in a Hugging Face folder."""
+        if not (folder / "student.json").is_file():
+            return Student.from_checkpoint(folder)
+        record = json.loads((folder / "student.json").read_text(encoding="utf-8"))
+        if record.get("schema") != SCHEMA:
+            raise ModelError(f"{folder} has student schema {record.get('schema')!r}, this attar reads {SCHEMA}")
+        encoder = Encoder(EncoderShape.from_json(record["shape"]))
+        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+        return Student(
+            encoder.eval(),
+            (folder / "tokenizer.json").read_bytes(),
+            TextClassification.from_json(record["task"]),
+            record["pad_id"],
+            record["plan"],
+            tuple(record["lineage"]),
+        )
+
+    @staticmethod
+    def from_checkpoint(folder: Path) -> Student:
+        if not folder.is_dir():
+            raise ModelError(f"no model folder at {folder}")
+        found = import_classifier(folder)
+        task = TextClassification(found.labels, found.max_length)
+        return Student(found.encoder, found.tokenizer, task, found.pad_id)
+
+    def digest(self) -> str:
+        """sha256 of everything that decides what the student computes."""
+        state = hashlib.sha256(self.tokenizer)
+        state.update(json.dumps([self.encoder.shape.to_json(), self.task.to_json(), self.pad_id, self.plan]).encode())
+        for name, value in sorted(self.encoder.state_dict().items()):
+            state.update(name.encode())
+            state.update(value.contiguous().numpy().tobytes())
+        return state.hexdigest()

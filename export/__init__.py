@@ -1,0 +1,1 @@
+"""A student into files: ONNX, bundles; and parity with PyTorch."""

@@ -1,0 +1,135 @@
+"""A student into a bundle: model, tokenizer, golden inputs, model card and manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.compress.quantize.plan import QuantPlan
+from attar.distill.student import Student
+from attar.export.onnx import OPSET, to_onnx
+from attar.runtime.bundle import Bundle, Manifest, write_bundle
+from attar.runtime.engines.onnx import OnnxEngine
+from attar.runtime.errors import GateError
+from attar.runtime.model import Model
+from attar.runtime.version import __version__
+
+MAX_BATCH = 256
+GOLDEN = (
+    "A short one.",
+    "",
+    "Déjà vu: naïve façades, 東京, émigré coöperation; 50 % off — tabs\tand 🎉 emoji.",
+    "This sentence is a little longer than the others, so that attention, padding and truncation all have some work to do.",
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was proved about the bytes that ship, for the manifest and the model card."""
+
+    gate: Mapping[str, Any] | None = None
+    gate_sentence: str = "No gate was run: accuracy is not proved."
+    facts: Mapping[str, Any] | None = None
+
+
+def scheme(student: Student) -> str:
+    """fp32, or the name of the quantization plan."""
+    plan = QuantPlan.from_json(student.plan)
+    return "fp32" if plan is None else plan.scheme
+
+
+def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None) -> Manifest:
+    """The manifest without files, which `write_bundle` adds."""
+    plan = QuantPlan.from_json(student.plan)
+    requires: dict[str, Any] = {"onnxruntime": "1.23", "opset": OPSET}
+    if plan is not None and plan.bits == 8:
+        # u8 x s8 products saturate on x86 without VNNI; golden inputs tell when it matters.
+        requires["x86"] = "avx512_vnni or avx_vnni (or quantize with bits = 7)"
+    return Manifest(
+        task=student.task,
+        files={},
+        limits={"max_length": student.task.max_length, "max_batch": MAX_BATCH},
+        pad_id=student.pad_id,
+        scheme=scheme(student),
+        lineage=student.lineage,
+        gate=gate,
+        requires=requires,
+        name=name,
+        attar=__version__,
+    )
+
+
+def in_memory(student: Student, *, threads: int | None = None, model: bytes | None = None) -> Model:
+    """The student as the runtime would run it, without writing anything."""
+    data = model or to_onnx(student)
+    contents = {"model.onnx": data, "tokenizer.json": student.tokenizer}
+    bundle = Bundle(Path("in-memory"), manifest(student, "in-memory"), contents)
+    return Model(bundle, OnnxEngine(data, threads=threads))
+
+
+def golden(model: Model, extra: Sequence[str] = ()) -> bytes:
+    """Inputs and the scores that the exported bytes give here; replayed at every load."""
+    texts = [*GOLDEN, *extra]
+    scores = [[round(s, 6) for s in model(text).scores.values()] for text in texts]
+    return (json.dumps({"texts": texts, "scores": scores}, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def write(
+    student: Student, out: Path, *, name: str, evidence: Evidence | None = None, allow_failed_gate: bool = False,
+    model: bytes | None = None,
+) -> Bundle:  # fmt: skip
+    """Writes the bundle, or raises `GateError` where the gate was not passed and that was not allowed."""
+    evidence = evidence or Evidence()
+    if evidence.gate is not None and evidence.gate["verdict"] != "pass" and not allow_failed_gate:
+        raise GateError(
+            f"no bundle was written: {evidence.gate_sentence}. Give more data, a larger margin, a gentler recipe, "
+            "or --allow-failed-gate"
+        )
+    data = model or to_onnx(student)
+    contents = {
+        "model.onnx": data,
+        "tokenizer.json": student.tokenizer,
+        "golden.json": golden(in_memory(student, model=data)),
+        "README.md": card(student, name, evidence).encode(),
+    }
+    return write_bundle(out, manifest(student, name, evidence.gate), contents)
+
+
+def card(student: Student, name: str, evidence: Evidence) -> str:
+    """The model card."""
+    shape = student.encoder.shape
+    steps = "\n".join(f"{i}. `{s['use']}`" for i, s in enumerate(student.lineage, 1)) or "none: converted as it was"
+    layers = "\n".join(
+        f"- layer {i}: {s.heads} heads of {s.head_size}, {s.ffn} feed-forward neurons"
+        + (f", ranks {dict(s.ranks)}" if s.ranks else "")
+        for i, s in enumerate(shape.layers, 1)
+    )
+    facts = "\n".join(f"- {k}: {v}" for k, v in (evidence.facts or {}).items())
+    return f"""# {name}
+
+A text classifier ({", ".join(student.task.labels[:10])}{", ..." if len(student.task.labels) > 10 else ""}) made by attar
+{__version__}. It reads {student.task.max_length} tokens; longer texts are cut, and the answer says so.
+
+    import attar
+    model = attar.load("path/to/this/folder")
+    model("a text")
+
+## Accuracy
+
+{evidence.gate_sentence}
+
+{facts}
+
+## How it was made
+
+{steps}
+
+## What is inside
+
+Weights and activations: {scheme(student)}; {student.encoder.parameter_count():,} parameters.
+
+{layers}
+"""

@@ -1,0 +1,173 @@
+"""Lowers an encoder and its quantization plan to ONNX.
+
+The kernels are chosen for ONNX Runtime's CPU provider: MultiHeadAttention, SkipLayerNormalization and BiasGelu, and for
+int8 MatMulIntegerToFloat on activations in u8 with zero point 128. Each row of activations has its own scale (or a
+constant one), so no text's answer depends on the other texts of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attar.compress.quantize.plan import QuantPlan
+from attar.distill.encoder import Encoder, LayerShape
+from attar.distill.student import Student
+from attar.export.onnx.graph import MICROSOFT, OPSET, Graph
+
+__all__ = ["MICROSOFT", "OPSET", "quantize_columns", "to_onnx"]
+
+Array = NDArray[Any]
+
+
+def quantize_columns(weight: Array, bits: int = 8) -> tuple[Array, Array]:
+    """Symmetric int8 per output channel: (in, out) float -> (in, out) int8 and scales (out,)."""
+    top = 2 ** (bits - 1) - 1
+    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / top
+    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.astype(np.float32)
+
+
+def to_onnx(student: Student) -> bytes:
+    """The serialized model: `input_ids`, `attention_mask` (batch, length) -> `logits` (batch, labels)."""
+    lowering = _Lowering(student.encoder, QuantPlan.from_json(student.plan), student.task.max_length)
+    model = lowering.run(len(student.task.labels))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+class _Lowering:
+    def __init__(self, encoder: Encoder, plan: QuantPlan | None, max_length: int) -> None:
+        self.graph = Graph()
+        self.plan = plan
+        self.shape = encoder.shape
+        self.max_length = max_length
+        self.state: Mapping[str, Array] = {k: v.detach().numpy() for k, v in encoder.state_dict().items()}
+        self.quantized: dict[str, tuple[str, str]] = {}
+
+    def run(self, labels: int) -> Any:
+        g = self.graph
+        x = self.embed()
+        mask = g.op("Cast", ["attention_mask"], "key_mask", to=6)
+        for i, layer in enumerate(self.shape.layers):
+            x = self.layer(x, mask, i, layer, last=i == len(self.shape.layers) - 1)
+        g.op("Squeeze", [x, g.weight("axis_1", np.array([1]))], "first_token")
+        first = "first_token"
+        if self.shape.head:
+            first = self.gemm(first, "dense", "dense")
+            kind = {"tanh": "Tanh", "relu": "Relu"}.get(self.shape.head_activation)
+            if kind:
+                first = g.op(kind, [first], "dense_activation")
+            else:
+                first = g.op("Gelu", [first], "dense_activation", domain=MICROSOFT)
+        self.gemm(first, "classifier", "logits")
+        return g.model({"logits": ["batch", labels]}, "A text classifier: token ids to one score a label.")
+
+    def gemm(self, x: str, module: str, name: str) -> str:
+        weight = self.graph.weight(f"{module}.weight", self.state[f"{module}.weight"])
+        bias = self.graph.weight(f"{module}.bias", self.state[f"{module}.bias"])
+        return self.graph.op("Gemm", [x, weight, bias], name, transB=1)
+
+    def embed(self) -> str:
+        g = self.graph
+        words = self.state["words.weight"]
+        if self.plan is not None and self.plan.words:
+            table, scale = quantize_columns(words.T)
+            rows = g.op("Gather", [g.weight("words.int8", table.T), "input_ids"], "words_int8")
+            scales = g.op("Gather", [g.weight("words.scale", scale[:, None]), "input_ids"], "words_scale")
+            found = g.op("Mul", [g.op("Cast", [rows], "words_cast", to=1), scales], "words")
+        else:
+            found = g.op("Gather", [g.weight("words.weight", words), "input_ids"], "words")
+        table = self.state["positions.weight"][: self.max_length]
+        length = g.op("Shape", ["input_ids"], "length", start=1, end=2)
+        zero = g.weight("zero", np.array([0]))
+        places = g.op("Slice", [g.weight("positions.weight", table), zero, length, zero], "positions")
+        total = g.op("Add", [found, places], "embedding_sum")
+        return self.norm([total], "embedding_norm", "embeddings")
+
+    def norm(self, inputs: list[str], module: str, name: str) -> str:
+        """LayerNorm of one input, or of the sum of two."""
+        g = self.graph
+        scale = g.weight(f"{module}.weight", self.state[f"{module}.weight"])
+        bias = g.weight(f"{module}.bias", self.state[f"{module}.bias"])
+        if len(inputs) == 1:
+            return g.op("LayerNormalization", [*inputs, scale, bias], name, axis=-1, epsilon=self.shape.eps)
+        return g.op(
+            "SkipLayerNormalization", [*inputs, scale, bias], name, domain=MICROSOFT, epsilon=self.shape.eps
+        )
+
+    def layer(self, x: str, mask: str, index: int, shape: LayerShape, last: bool) -> str:
+        g, base = self.graph, f"layers.{index}"
+        if last:
+            bounds = [g.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]
+            head = g.op("Slice", [x, *bounds], f"{base}.first")
+        else:
+            head = x
+        query = self.linear(head, f"{base}.query")
+        key, value = self.linear(x, f"{base}.key"), self.linear(x, f"{base}.value")
+        context = g.op(
+            "MultiHeadAttention", [query, key, value, "", mask], f"{base}.context",
+            domain=MICROSOFT, num_heads=shape.heads, mask_filter_value=-1e4,
+        )  # fmt: skip
+        attended = self.linear(context, f"{base}.output")
+        y = self.norm([attended, head], f"{base}.attention_norm", f"{base}.attended")
+        inner = self.linear(y, f"{base}.ffn_in")
+        if self.shape.activation == "relu":
+            inner = g.op("Relu", [inner], f"{base}.activation")
+        else:
+            inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
+        return self.norm([self.linear(inner, f"{base}.ffn_out"), y], f"{base}.ffn_norm", f"{base}.result")
+
+    def linear(self, x: str, module: str) -> str:
+        """A matrix with its bias; two products where it is factorized."""
+        if f"{module}.down.weight" in self.state:
+            x = self.product(x, f"{module}.down", f"{module}.inner")
+            return self.product(x, f"{module}.up", module)
+        return self.product(x, module, module)
+
+    def product(self, x: str, module: str, name: str) -> str:
+        g = self.graph
+        weight = self.state[f"{module}.weight"].T
+        bias = self.state.get(f"{module}.bias")
+        if self.plan is None:
+            found = g.op("MatMul", [x, g.weight(f"{module}.weight", weight)], f"{name}_product")
+            return found if bias is None else g.op("Add", [found, g.weight(f"{module}.bias", bias)], name)
+        values, scale = quantize_columns(weight, self.plan.bits)
+        packed = g.weight(f"{module}.int8", values)
+        static = self.plan.scales.get(module)
+        zero = g.weight("zero_128", np.array(128, dtype=np.uint8))
+        if static is not None:
+            quantized, row_scale = self.quantize_static(x, static)
+            inputs = [quantized, packed, row_scale, g.weight(f"{module}.scale", scale), zero]
+            if bias is not None:
+                inputs += ["", g.weight(f"{module}.bias", bias)]
+            return g.op("MatMulIntegerToFloat", inputs, name, domain=MICROSOFT)
+        quantized, row_scale = self.quantize_rows(x)
+        one = g.weight("scale_1", np.array(1, dtype=np.float32))
+        inputs = [quantized, packed, one, g.weight(f"{module}.scale", scale / 127), zero]
+        found = g.op("MatMulIntegerToFloat", inputs, f"{name}_product", domain=MICROSOFT)
+        scaled = g.op("Mul", [found, row_scale], f"{name}_scaled")
+        return scaled if bias is None else g.op("Add", [scaled, g.weight(f"{module}.bias", bias)], name)
+
+    def quantize_static(self, x: str, scale: float) -> tuple[str, str]:
+        """u8 activations by a constant scale; shared by every matrix that reads `x` with the same scale."""
+        g, key = self.graph, f"{x}@{scale}"
+        if key not in self.quantized:
+            constant = g.weight(f"{x}.activation_scale", np.array(scale, dtype=np.float32))
+            zero = g.weight("zero_128", np.array(128, dtype=np.uint8))
+            self.quantized[key] = g.op("QuantizeLinear", [x, constant, zero], f"{x}_u8"), constant
+        return self.quantized[key]
+
+    def quantize_rows(self, x: str) -> tuple[str, str]:
+        """u8 activations by the largest magnitude of each row: (B, T, K) and that magnitude (B, T, 1)."""
+        g = self.graph
+        if x not in self.quantized:
+            magnitude = g.op("ReduceMax", [g.op("Abs", [x], f"{x}_abs")], f"{x}_max", axes=[-1], keepdims=1)
+            safe = g.op("Max", [magnitude, g.weight("tiny", np.array(1e-9, dtype=np.float32))], f"{x}_safe")
+            factor = g.op("Div", [g.weight("levels", np.array(127, dtype=np.float32)), safe], f"{x}_factor")
+            scaled = g.op("Mul", [x, factor], f"{x}_normalised")
+            constants = [g.weight("scale_1", np.array(1, dtype=np.float32))]
+            constants.append(g.weight("zero_128", np.array(128, dtype=np.uint8)))
+            self.quantized[x] = g.op("QuantizeLinear", [scaled, *constants], f"{x}_u8"), safe
+        return self.quantized[x]

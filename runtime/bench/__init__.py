@@ -1,0 +1,1 @@
+"""Fair speed comparisons: every system in its own process, interleaved rounds, paired ratios. No torch."""

@@ -1,0 +1,43 @@
+"""A bundle as a benchmark worker: `python -m attar.runtime.bench.worker PATH --threads N`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attar.runtime.bench.protocol import serve
+from attar.runtime.model import load
+
+
+class BundleSystem:
+    """A bundle through the facade that users hold; the knob is the tokens in a batch, padding included."""
+
+    settings = (256, 512, 1024, 2048, 4096, 8192)
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._model = load(path, threads=threads)
+        self.kind = f"attar bundle, {self._model.manifest.scheme}, {self._model.engine.name}"
+        self.labels = list(self._model.task.labels)
+
+    def use(self, setting: int) -> None:
+        self._model.batch_tokens = setting
+
+    def one(self, text: str) -> str:
+        return self._model(text).label
+
+    def many(self, texts: Sequence[str]) -> list[str]:
+        return [answer.label for answer in self._model(texts)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--threads", type=int, required=True)
+    chosen = parser.parse_args(argv)
+    return serve(lambda: BundleSystem(chosen.path, chosen.threads))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

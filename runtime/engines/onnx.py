@@ -1,0 +1,50 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attar.runtime.cpu import usable_cores
+from attar.runtime.errors import BundleError, MissingExtraError, SettingsError
+
+
+class Engine(Protocol):
+    """Numpy arrays in, numpy arrays out."""
+
+    name: str
+
+    def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Token ids and mask (B, T) -> the graph's first output, logits (B, C)."""
+        ...
+
+
+class OnnxEngine:
+    """A model in ONNX Runtime, on the cores that this process may use unless `threads` says otherwise."""
+
+    def __init__(self, model: bytes, *, threads: int | None = None, device: str = "cpu") -> None:
+        try:
+            import onnxruntime as ort
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("onnxruntime", "cpu") from error
+        if device != "cpu":
+            raise SettingsError(f"device {device!r} is not supported by this version; known: cpu")
+        if threads is not None and threads < 1:
+            raise SettingsError(f"threads must be at least 1, not {threads}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises many unrelated types
+            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load model.onnx: {error}") from error
+        self.name = f"onnxruntime {ort.__version__} ({', '.join(self._session.get_providers())})"
+        self._outputs = [self._session.get_outputs()[0].name]
+
+    def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        feeds = {"input_ids": ids, "attention_mask": mask}
+        result: NDArray[np.float32] = self._session.run(self._outputs, feeds)[0]
+        return result
