@@ -1,4 +1,4 @@
-"""A Hugging Face PyTorch folder as a benchmark worker (`python -m attar.distill.bench_worker PATH --threads N`).
+"""A Hugging Face PyTorch folder as a worker: `python -m attar.distill.bench_worker PATH --threads N`.
 
 A fair baseline: fp32 in eager mode (no compiler) with the library's default attention, its fast tokenizer
 called once for all texts, batches of similar length, `inference_mode`, and a tuned batch size.
@@ -20,7 +20,7 @@ from attar.runtime.tokenizer import pad
 class TorchSystem:
     """A sequence classifier of transformers on the CPU; the knob is the number of texts in a batch."""
 
-    settings = (1, 8, 16, 32, 64, 128)
+    settings: tuple[int, ...] = (1, 8, 16, 32, 64, 128)
 
     def __init__(self, path: Path, threads: int, max_length: int | None) -> None:
         import torch

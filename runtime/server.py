@@ -81,20 +81,6 @@ def create_app(model: Model) -> Starlette:
 
     predictor = _Predictor(model)
 
-    async def predict(request: Request) -> JSONResponse:
-        try:
-            texts = parse(await _body(request), model.manifest.limits["max_batch"])
-            return JSONResponse({"answers": [asdict(a) for a in await predictor.answers(texts)]})
-        except _RefusedError as error:
-            return JSONResponse({"error": str(error)}, error.status)
-        except DataError as error:
-            return JSONResponse({"error": str(error)}, 422)
-        except (
-            Exception
-        ) as error:  # the message and the traceback could quote the text: neither is logged nor sent
-            log.error("prediction failed: %s", type(error).__name__)
-            return JSONResponse({"error": "internal error"}, 500)
-
     async def failed(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, error.status_code, headers=dict(error.headers or {}))
@@ -106,7 +92,7 @@ def create_app(model: Model) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/predict", predict, methods=["POST"]),
+            Route("/predict", _predict(JSONResponse, predictor), methods=["POST"]),
             Route("/", _constant(JSONResponse, _about(model)), methods=["GET"]),
             Route("/livez", _constant(JSONResponse, {"status": "alive"}), methods=["GET"]),
             Route("/readyz", _constant(JSONResponse, {"status": "ready"}), methods=["GET"]),
@@ -114,6 +100,24 @@ def create_app(model: Model) -> Starlette:
         exception_handlers={HTTPException: failed},
         lifespan=lifespan,
     )
+
+
+def _predict(response: type[JSONResponse], predictor: _Predictor) -> Callable[[Request], Any]:
+    """The endpoint of POST /predict."""
+
+    async def endpoint(request: Request) -> JSONResponse:
+        try:
+            texts = parse(await _body(request), predictor.model.manifest.limits["max_batch"])
+            return response({"answers": [asdict(a) for a in await predictor.answers(texts)]})
+        except _RefusedError as error:
+            return response({"error": str(error)}, error.status)
+        except DataError as error:
+            return response({"error": str(error)}, 422)
+        except Exception as error:  # message and traceback could quote the text: neither is logged nor sent
+            log.error("prediction failed: %s", type(error).__name__)
+            return response({"error": "internal error"}, 500)
+
+    return endpoint
 
 
 def _constant(response: type[JSONResponse], content: dict[str, Any]) -> Callable[[Request], Any]:

@@ -89,4 +89,4 @@ def tiny_model() -> bytes:
     graph = helper.make_graph(nodes, "tiny", inputs, [output], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())

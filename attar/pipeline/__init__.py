@@ -1,1 +1,1 @@
-"""TBD"""
+"""A recipe run end to end: steps, cache, resume, report."""

@@ -3,10 +3,11 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from attar.runtime.errors import MissingExtraError
 
@@ -30,9 +31,11 @@ _RC = {
     "svg.fonttype": "none",  # text stays text: selectable, small, and set in the page's font
     "text.parse_math": False,  # a "$" in a name is a dollar
     "font.size": 9.0,
-    "axes.unicode_minus": True,
-    "path.simplify": False,
+    "svg.hashsalt": "attar",  # without a salt of ours, matplotlib draws its ids at random
 }
+
+
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,45 @@ class Point:
     kept: bool = True
 
 
+def _styled(draw: Callable[_P, str]) -> Callable[_P, str]:
+    """Draw with our settings alone: whatever the user's matplotlibrc says, and leaving no trace in it.
+
+    Around the whole drawing, because matplotlib makes texts and ticks when it first needs them.
+    """
+
+    @wraps(draw)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> str:
+        try:
+            import matplotlib as mpl
+        except ImportError as error:
+            raise MissingExtraError("matplotlib", "train") from error
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_RC)
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
 def bars(points: Sequence[Point], attribute: str, label: str) -> str:
     """Horizontal bars from zero, one a model, for 'size_mb' or 'p50_ms'; "" where nothing was measured."""
-    known = [(point, float(getattr(point, attribute))) for point in points if getattr(point, attribute) is not None]
+    values = [(point, getattr(point, attribute)) for point in points]
+    known = [(point, float(value)) for point, value in values if value is not None]
     if not known:
         return ""
     figure, axes = _figure(0.75 + 0.27 * len(known))
     rows = range(len(known))
     axes.barh(rows, [value for _, value in known], height=0.62, color=[_color(point) for point, _ in known])
     for row, (_, value) in enumerate(known):
-        axes.annotate(f"{value:,.3g}" if value < 1000 else f"{value:,.0f}", (value, row), (4, 0),
-                      textcoords="offset points", va="center", color=_INK)  # fmt: skip
+        _write(axes, f"{value:.3g}" if value < 1000 else f"{value:,.0f}", (value, row), (4, 0))
     axes.set_xlim(0, 1.16 * max(value for _, value in known) or 1)
     _name_rows(axes, [point for point, _ in known])
     axes.xaxis.set_visible(False)
     return _svg(figure, attribute, label)
 
 
+@_styled
 def accuracy(points: Sequence[Point], margin: float | None, label: str) -> str:
     """A dot for each model's accuracy, and the line below which the gate's margin is spent."""
     known = [(point, point.accuracy) for point in points if point.accuracy is not None]
@@ -78,16 +103,16 @@ def accuracy(points: Sequence[Point], margin: float | None, label: str) -> str:
     for row, (point, value) in enumerate(known):
         axes.axhline(row, color=_LINE, linewidth=0.8, zorder=0)
         _dot(axes, value, row, point, size=6.5)
-        axes.annotate(f"{value:.1f}", (value, row), (8, 0), textcoords="offset points", va="center", color=_INK)
+        _write(axes, f"{value:.1f}", (value, row), (8, 0))
     if floor is not None:
         axes.axvline(floor, color=_BAD, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(f"teacher - {margin:g}", (floor, -0.62), (0, 3), textcoords="offset points", va="bottom",
-                      ha="left", color=_BAD, annotation_clip=False)  # fmt: skip
+        _write(axes, f"teacher − {margin:g}", (floor, -0.6), (0, 3), color=_BAD, va="bottom", ha="center")
     _name_rows(axes, [point for point, _ in known])
     axes.xaxis.set_visible(False)
     return _svg(figure, "accuracy", label)
 
 
+@_styled
 def scatter(points: Sequence[Point], label: str) -> str:
     """Accuracy over latency, the kept models joined in the order of the recipe."""
     known = [(point, point.p50_ms, point.accuracy) for point in points]
@@ -105,9 +130,10 @@ def scatter(points: Sequence[Point], label: str) -> str:
         _dot(axes, x, y, point, size=7)
     pixels = [tuple(map(float, axes.transData.transform((x, y)))) for _, x, y in placed]
     scale = figure.dpi / 72
-    for (point, x, y), offset in zip(placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True):
-        axes.annotate(point.mark, (x, y), offset, textcoords="offset points", ha="center", va="center",
-                      color=_INK, weight="bold", annotation_clip=False)  # fmt: skip
+    for (point, x, y), offset in zip(
+        placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True
+    ):
+        _write(axes, point.mark, (x, y), offset, ha="center", weight="bold")
     axes.set_xlabel("p50 latency, ms", color=_MUTED)
     axes.set_ylabel("dev accuracy, %", color=_MUTED)
     axes.grid(color=_LINE, linewidth=0.6)
@@ -116,6 +142,7 @@ def scatter(points: Sequence[Point], label: str) -> str:
     return _svg(figure, "scatter", label)
 
 
+@_styled
 def speedups(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
     """Bars of (name, ratio, low, high) with the intervals drawn on them and a line at 1, no change."""
     if not rows:
@@ -127,11 +154,9 @@ def speedups(rows: Sequence[tuple[str, float, float, float]], label: str) -> str
         axes.plot([low, high], [place, place], color=_INK, linewidth=1.6, solid_capstyle="butt")
         for end in (low, high):
             axes.plot([end, end], [place - 0.1, place + 0.1], color=_INK, linewidth=1.6)
-        axes.annotate(f"{ratio:.2f}×", (max(ratio, high), place), (6, 0), textcoords="offset points",
-                      va="center", color=_INK, weight="bold")  # fmt: skip
+        _write(axes, f"{ratio:.2f}×", (max(ratio, high), place), (6, 0), weight="bold")
         # The name sits above its bar: systems have long names, and a phone no room at the side.
-        axes.annotate(_short(name, 52), (0, place - 0.2), (0, 3), textcoords="offset points", va="bottom",
-                      color=_MUTED)  # fmt: skip
+        _write(axes, _short(name, 52), (0, place - 0.2), (0, 3), color=_MUTED, va="bottom")
     axes.axvline(1, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlim(0, 1.2 * max(1.0, *(row[3] for row in rows)))
     axes.set_ylim(len(rows) - 0.6, -0.65)
@@ -142,17 +167,12 @@ def speedups(rows: Sequence[tuple[str, float, float, float]], label: str) -> str
 
 def _figure(height: float) -> "tuple[Figure, Axes]":
     """One bare pair of axes, without pyplot and its global state."""
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train") from error
-    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
 
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     axes.spines[:].set_visible(False)
@@ -180,8 +200,25 @@ def _color(point: Point) -> str:
 def _dot(axes: "Axes", x: float, y: float, point: Point, size: float) -> None:
     """A model as a dot: hollow where the stage was dropped, so that colour is not the only sign."""
     color = _color(point)
-    axes.plot([x], [y], "o", markersize=size, color=color, markerfacecolor=color if point.kept else _CARD,
-              markeredgewidth=1.4, clip_on=False, zorder=3)  # fmt: skip
+    fill = color if point.kept else _CARD
+    (dot,) = axes.plot([x], [y], "o", color=color, markersize=size, clip_on=False, zorder=3)
+    dot.set(markerfacecolor=fill, markeredgewidth=1.4)
+
+
+def _write(
+    axes: "Axes",
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    *,
+    color: str = _INK,
+    ha: str = "left",
+    va: str = "center",
+    weight: str = "normal",
+) -> None:
+    """Text at a point of the data, moved by an offset in points."""
+    note = axes.annotate(text, at, offset, textcoords="offset points", annotation_clip=False)
+    note.set(color=color, ha=ha, va=va, weight=weight)
 
 
 def _name_rows(axes: "Axes", points: Sequence[Point]) -> None:
@@ -195,12 +232,13 @@ def _name_rows(axes: "Axes", points: Sequence[Point]) -> None:
 
 def _offsets(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Where each mark goes beside its dot, in points: the first free spot of sixteen, or the freest."""
-    spots = [(r * math.cos(a), r * math.sin(a)) for r in (11.0, 19.0) for a in (math.pi * k / 4 for k in range(1, 9))]
+    angles = [math.pi * k / 4 for k in range(1, 9)]
+    spots = [(radius * math.cos(a), radius * math.sin(a)) for radius in (11.0, 19.0) for a in angles]
     taken = list(places)
     chosen = []
     for x, y in places:
         # A tuple makes the choice stable: free first, then the order of the spots.
-        clear = [min((math.hypot(x + dx - p, y + dy - q) for p, q in taken), default=99.0) for dx, dy in spots]
+        clear = [min(math.hypot(x + dx - p, y + dy - q) for p, q in taken) for dx, dy in spots]
         best = max(range(len(spots)), key=lambda k: (min(clear[k], 10.0), -k))
         chosen.append(spots[best])
         taken.append((x + spots[best][0], y + spots[best][1]))
@@ -213,12 +251,9 @@ def _short(text: str, width: int) -> str:
 
 
 def _svg(figure: "Figure", name: str, label: str) -> str:
-    """The figure as an <svg> element: same bytes every time, ids of its own, and a name for screen readers."""
-    import matplotlib as mpl
-
-    with mpl.rc_context({**_RC, "svg.hashsalt": f"attar-{name}"}):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    """The figure as an <svg> element: same bytes each time, ids of its own, a name for screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)

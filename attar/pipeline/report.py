@@ -1,6 +1,6 @@
 """What a run leaves to be read: report.json for programs, report.html for people, a table for the terminal.
 
-Accuracies are in %, their differences in points, sizes in MB (10^6 bytes), latencies in ms; a ratio says against what.
+Accuracies are in %, differences in points, sizes in MB (10^6 bytes), latencies in ms; a ratio says of what.
 """
 
 import json
@@ -194,9 +194,7 @@ def _stages(report: Report) -> str:
             _interval(stage.get("speedup")),
             "cached" if stage.get("cached") else _number(stage["seconds"], 0),
         ]
-        rows.append(
-            [str(index), _clean(stage["name"], 28), "kept" if stage["kept"] else "dropped", *figures]
-        )
+        rows.append([str(index), _clean(stage["name"], 28), "kept" if stage["kept"] else "dropped", *figures])
         notes.append("" if stage["kept"] else _clean(stage["reason"], 400))
     if len(rows) == 1:
         return ""
@@ -204,7 +202,8 @@ def _stages(report: Report) -> str:
     indent = " " * 3
     for position in range(len(lines) - 1, -1, -1):
         if notes[position]:
-            wrapped = textwrap.wrap(notes[position], _WIDTH, initial_indent=indent + "dropped: ", subsequent_indent=indent)
+            note = f"dropped: {notes[position]}"
+            wrapped = textwrap.wrap(note, _WIDTH, initial_indent=indent, subsequent_indent=indent)
             lines[position + 1 : position + 1] = wrapped
     return "\n".join(lines)
 
@@ -215,16 +214,14 @@ def _bench(report: Report) -> str:
         return ""
     rows = [["system", "batch", "p50 ms", "p90 ms", "p99 ms", "texts/s"]]
     for system in bench["systems"]:
-        latencies = [_number(value, 2) for value in (system["p50_ms"], system["p90_ms"], system["p99_ms"])]
-        rows.append(
-            [_clean(system["name"], 40), str(system["batch"]), *latencies, f"{system['throughput_per_s']:,.0f}"]
-        )
+        figures = [_number(value, 2) for value in (system["p50_ms"], system["p90_ms"], system["p99_ms"])]
+        figures.append(_number(system["throughput_per_s"], 0))
+        rows.append([_clean(system["name"], 40), str(system["batch"]), *figures])
     lines = _align(rows, left=1)
     for ratio in bench["ratios"]:
         against = f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-        lines.append(
-            f"{against} {_clean(ratio['metric'], 20)} against {_clean(ratio['name'], 40)}, {ratio['rounds']} rounds"
-        )
+        who = f"{_clean(ratio['metric'], 20)} against {_clean(ratio['name'], 40)}"
+        lines.append(f"{against} {who}, {ratio['rounds']} rounds")
     return "\n".join(lines)
 
 

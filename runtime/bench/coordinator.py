@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -75,28 +75,31 @@ def bench(
     say = progress or (lambda _: None)
     read = Bundle.read(bundle)
     limit = read.manifest.task.max_length
-    for path in against:
-        module_for(path)  # a wrong path is refused before any worker starts
+    _ = [module_for(path) for path in against]  # a wrong path is refused before any worker starts
     whole = _choose(texts, min(len(texts), WHOLE_TEXTS))
     tokens = Tokenizer(read.contents["tokenizer.json"], limit, read.manifest.pad_id).encode(whole).ids
+    paths = [bundle, *against]
     with ExitStack() as stack:
         systems = []
-        for name, path in zip(_names([bundle, *against]), [bundle, *against], strict=True):
+        for name, path in zip(_names(paths), paths, strict=True):
             say(f"loading {name}")
             systems.append(_start(stack.enter_context(Worker(name, path, count, limit))))
         accuracy, notes = _accuracy(systems, texts, labels, say)
         _tune(systems, whole[:TUNE_TEXTS], say)
         _measure(systems, whole, rounds, say)
+    return replace(_result(systems, list(map(len, tokens)), count), accuracy=accuracy, notes=tuple(notes))
+
+
+def _result(systems: Sequence[_System], lengths: Sequence[int], threads: int) -> BenchResult:
+    """What was measured on texts of these lengths in tokens, without the accuracy."""
     return BenchResult(
         systems=tuple(s.result() for s in systems),
         ratios=tuple(r for baseline in systems[1:] for r in _speedups(systems[0], baseline)),
         machine=machine(),
-        threads=count,
-        texts=len(whole),
-        mean_tokens=sum(map(len, tokens)) / len(tokens),
-        how=_how(rounds, min(SINGLE_TEXTS, len(whole))),
-        accuracy=accuracy,
-        notes=tuple(notes),
+        threads=threads,
+        texts=len(lengths),
+        mean_tokens=sum(lengths) / len(lengths),
+        how=_how(len(systems[0].p50), min(SINGLE_TEXTS, len(lengths))),
     )
 
 

@@ -48,7 +48,7 @@ class System(Protocol):
 
 
 def serve(build: Callable[[], System]) -> int:
-    """Answers requests until `stop` or the end of stdin; `build` runs at `load`, its prints already diverted."""
+    """Answers requests until `stop` or the end of stdin; `build` runs at `load`, its prints diverted."""
     channel = _private_stdout()
     system: System | None = None
     for line in sys.stdin:

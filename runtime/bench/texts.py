@@ -1,4 +1,4 @@
-"""Sentences for a benchmark without --data: varied English of 3 to 40 words, as lengths spread in real use."""
+"""Sentences for a benchmark without --data: varied English of 3 to 40 words."""
 
 TEXTS: tuple[str, ...] = (
     "Not my taste.",

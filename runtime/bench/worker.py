@@ -14,7 +14,7 @@ from attar.runtime.model import load
 class BundleSystem:
     """A bundle through the facade that users hold; the knob is the tokens in a batch, padding included."""
 
-    settings = (256, 512, 1024, 2048, 4096, 8192)
+    settings: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
 
     def __init__(self, path: Path, threads: int) -> None:
         self._model = load(path, threads=threads)

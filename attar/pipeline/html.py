@@ -1,0 +1,289 @@
+"""The report as one HTML page that makes no request and reads well in light, in dark and on a phone."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from attar.compress.gate import sentence, signed
+from attar.pipeline import charts
+from attar.pipeline.style import CSS
+
+if TYPE_CHECKING:
+    from attar.pipeline.report import Interval, Report, StageInfo
+
+_TONES = {"pass": "pass", "fail": "fail", "not enough data": "unsure"}
+
+
+def render(report: "Report") -> str:
+    """One self-contained page; parts that the report lacks are left out."""
+    title = report.get("title") or "attar run"
+    parts = [_header(report, title), _cards(report), _stages(report), _charts(report), _gate(report)]
+    parts += [_bench(report), _bundle(report), _data(report), _machine(report), _recipe(report)]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_e(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(report: "Report", title: str) -> str:
+    task = report.get("task", {})
+    about = [task.get("kind", ""), f"judged by {task['metric']}" if "metric" in task else ""]
+    about += [report.get("created", ""), f"attar {report['attar']}" if "attar" in report else ""]
+    if "seconds" in report:
+        about.append(f"took {_duration(report['seconds'])}")
+    tone, text = "none", "<strong>No accuracy gate was run.</strong>"
+    if gate := report.get("gate"):
+        tone = _TONES.get(gate["verdict"], "none")
+        word, _, rest = sentence(gate).partition(": ")
+        text = f"<strong>{_e(word)}</strong>: {_e(rest)}."
+    quiet = " · ".join(_e(part) for part in about if part)
+    return (
+        f'<h1>{_e(title)}</h1>\n<p class="quiet">{quiet}</p>\n'
+        f'<p class="verdict {tone}" role="status">{text}</p>'
+    )
+
+
+def _cards(report: "Report") -> str:
+    cards = []
+    bench, teacher = report.get("bench"), report.get("teacher")
+    bundle, gate = report.get("bundle"), report.get("gate")
+    p50 = [row for row in bench["ratios"] if row["metric"] == "p50"] if bench else []
+    if p50:
+        cards.append((f"{p50[0]['ratio']:.1f}×", f"faster than {p50[0]['name']}, p50, {_range(p50[0])}"))
+    if bundle and teacher and bundle["size_mb"] > 0:
+        times = teacher["size_mb"] / bundle["size_mb"]
+        cards.append((f"{times:.1f}×", f"smaller: {_mb(teacher['size_mb'])} to {_mb(bundle['size_mb'])}"))
+    elif bundle:
+        cards.append((_mb(bundle["size_mb"]), "bundle"))
+    if gate:
+        loss = f"{signed(gate['difference'])} points against the teacher, on {gate['split']}"
+        cards.append((f"{gate['student']:.1f} %", f"accurate: {loss}"))
+    if bundle and (latency := bundle.get("p50_ms")) is not None:
+        cards.append((f"{latency:.2f} ms", "p50 latency of the bundle"))
+    items = (f'<div class="card"><b>{_e(value)}</b><span>{_e(text)}</span></div>' for value, text in cards)
+    return '<div class="cards">\n' + "\n".join(items) + "\n</div>" if cards else ""
+
+
+def _stages(report: "Report") -> str:
+    rows = []
+    if teacher := report.get("teacher"):
+        figures = [_n(teacher.get("dev"), 1), _n(teacher["size_mb"], 1), _millions(teacher["parameters"])]
+        figures += [_n(teacher.get("p50_ms"), 2), "", ""]
+        rows.append(_row("T", teacher["name"], "the teacher", "", figures, dropped=False))
+    for number, stage in enumerate(report.get("stages", []), 1):
+        rows.append(_stage(number, stage))
+    if not rows:
+        return ""
+    numbers = ["dev accuracy, %", "size, MB", "parameters", "p50, ms", "speed-up (95 %)", "time"]
+    head = _head(["", "stage", "outcome"], numbers)
+    note = '<p class="quiet">The speed-up is against the stage kept before it, measured on this machine.</p>'
+    return f"<h2>Stages</h2>\n{_table(head, rows)}\n{note}"
+
+
+def _stage(number: int, stage: "StageInfo") -> str:
+    speedup = stage.get("speedup")
+    figures = [_n(stage.get("accuracy"), 1), _n(stage["size_mb"], 1), _millions(stage["parameters"])]
+    figures += [_n(stage.get("p50_ms"), 2), f"{speedup['ratio']:.2f} ({_range(speedup)})" if speedup else "–"]
+    figures.append("cached" if stage.get("cached") else _duration(stage["seconds"]))
+    outcome = "kept" if stage["kept"] else "dropped"
+    note = f"{stage['use']}: {stage['reason']}" if stage["reason"] else stage["use"]
+    return _row(str(number), stage["name"], note, outcome, figures, dropped=not stage["kept"])
+
+
+def _charts(report: "Report") -> str:
+    figures = [
+        f"<figure><figcaption>{title}<span>{_e(text)}</span></figcaption>\n{svg}</figure>"
+        for title, text, svg in _drawn(report, _points(report))
+        if svg
+    ]
+    return '<h2>Pictures</h2>\n<div class="charts">\n' + "\n".join(figures) + "\n</div>" if figures else ""
+
+
+def _drawn(report: "Report", points: Sequence[charts.Point]) -> list[tuple[str, str, str]]:
+    """Each picture's title, caption and SVG."""
+    size = charts.bars(points, "size_mb", _said("Size in MB", points, "size_mb"))
+    latency = charts.bars(points, "p50_ms", _said("p50 latency in ms", points, "p50_ms"))
+    margin = report["gate"]["margin"] if "gate" in report else None
+    accuracy = charts.accuracy(points, margin, _said("Dev accuracy in %", points, "accuracy"))
+    marks = ", ".join(f"{point.mark} {point.name}" for point in points) + ". Hollow: dropped."
+    both = charts.scatter(points, f"Dev accuracy over p50 latency: {marks}")
+    bench = report.get("bench")
+    ratios = [
+        (f"{row['metric']} against {row['name']}", row["ratio"], row["low"], row["high"])
+        for row in (bench["ratios"] if bench else [])
+    ]
+    faster = charts.speedups(ratios, "Speed-up: " + ", ".join(f"{row[1]:.2f} {row[0]}" for row in ratios))
+    return [
+        ("Size", "MB, after each stage", size),
+        ("Latency", "p50 in ms, after each stage", latency),
+        ("Accuracy", "% on dev, after each stage", accuracy),
+        ("Accuracy and latency", marks, both),
+        ("Speed-up of the bundle", "with 95 % intervals; the dashed line is no change", faster),
+    ]
+
+
+def _points(report: "Report") -> list[charts.Point]:
+    points = []
+    if teacher := report.get("teacher"):
+        figures = (teacher["size_mb"], teacher.get("p50_ms"), teacher.get("dev"))
+        points.append(charts.Point("T", "teacher", *figures))
+    for number, stage in enumerate(report.get("stages", []), 1):
+        figures = (stage["size_mb"], stage.get("p50_ms"), stage.get("accuracy"))
+        points.append(charts.Point(str(number), stage["name"], *figures, kept=stage["kept"]))
+    if bundle := report.get("bundle"):
+        figures = (bundle["size_mb"], bundle.get("p50_ms"), bundle.get("dev"))
+        points.append(charts.Point("B", "bundle", *figures))
+    return points
+
+
+def _gate(report: "Report") -> str:
+    gate = report.get("gate")
+    if not gate:
+        return ""
+    sure = f"one-sided, {100 * gate['confidence']:g} % confidence"
+    pairs = [
+        ("verdict", gate["verdict"]),
+        ("teacher, student", f"{gate['teacher']:.2f} %, {gate['student']:.2f} %"),
+        ("difference", f"{gate['difference']:+.2f} points"),
+        ("lower bound", f"{gate['lower_bound']:+.2f} points, {sure}"),
+        ("margin", f"{gate['margin']:g} points"),
+        ("examples", f"{gate['n']:,}, {gate['split']} split"),
+    ]
+    if gate["needed"] is not None:
+        pairs.append(("more examples needed", f"about {gate['needed']:,} at these rates"))
+    how = (
+        "Tango's paired score test of non-inferiority: the lower bound must not fall below minus the margin."
+    )
+    return f'<h2>Gate</h2>\n{_pairs(pairs)}\n<p class="quiet">{_e(how)}</p>'
+
+
+def _bench(report: "Report") -> str:
+    bench = report.get("bench")
+    if not bench:
+        return ""
+    head = _head(["system"], ["batch", "p50, ms", "p90, ms", "p99, ms", "texts/s"])
+    rows = []
+    for system in bench["systems"]:
+        figures = [str(system["batch"]), *(_n(value, 2) for value in (system["p50_ms"], system["p90_ms"]))]
+        figures += [_n(system["p99_ms"], 2), _n(system["throughput_per_s"], 0)]
+        rows.append(_cells([f'<th class="text" scope="row">{_e(system["name"])}</th>'], figures))
+    ratios = [
+        f"<p>{row['ratio']:.2f}× {_e(row['metric'])} against {_e(row['name'])} "
+        f'<span class="quiet">(95 % interval {_e(_range(row))}, {row["rounds"]} rounds)</span></p>'
+        for row in bench["ratios"]
+    ]
+    if overhead := report.get("overhead"):
+        spread = f"{overhead['ratio']:.3f}× ({overhead['low']:.3f}–{overhead['high']:.3f})"
+        ratios.append(f"<p>{spread} the time of the bare engine: what attar itself costs.</p>")
+    how = f'<p class="quiet">{_e(bench["how"])}</p>'
+    return "\n".join(["<h2>Benchmark</h2>", _table(head, rows), *ratios, how])
+
+
+def _bundle(report: "Report") -> str:
+    parts = []
+    if bundle := report.get("bundle"):
+        pairs = [("size", _mb(bundle["size_mb"])), ("scheme", bundle["scheme"])]
+        pairs += [(name, f"{size:,} bytes") for name, size in sorted(bundle["files"].items())]
+        parts.append(f"<h2>Bundle</h2>\n{_pairs(pairs)}")
+    if parity := report.get("parity"):
+        far = (
+            f"at most {parity['max_abs']:.3g}, {parity['mean_abs']:.3g} on average, {parity['texts']:,} texts"
+        )
+        checks = [("checked", check) for check in parity["checks"]]
+        parts.append(f"<h2>Parity with PyTorch</h2>\n{_pairs([('absolute difference', far), *checks])}")
+    return "\n".join(parts)
+
+
+def _data(report: "Report") -> str:
+    data, task = report.get("data", {}), report.get("task", {})
+    pairs = [("source", data["source"])] if "source" in data else []
+    counts = [(key, data.get(key)) for key in ("train", "dev", "test", "unlabelled")]
+    pairs += [(name, f"{count:,} examples") for name, count in counts if isinstance(count, int)]
+    if labels := task.get("labels"):
+        pairs.append(("labels", ", ".join(labels)))
+    return f"<h2>Data</h2>\n{_pairs(pairs)}" if pairs else ""
+
+
+def _machine(report: "Report") -> str:
+    machine, versions = report.get("machine"), dict(report.get("versions", {}))
+    if "attar" in report:
+        versions = {"attar": report["attar"], **versions}
+    parts = [
+        f"<h2>{title}</h2>\n{_pairs([(name, str(value)) for name, value in pairs.items()])}"
+        for title, pairs in (("Machine", machine), ("Versions", versions))
+        if pairs
+    ]
+    return "\n".join(parts)
+
+
+def _recipe(report: "Report") -> str:
+    if not (recipe := report.get("recipe")):
+        return ""
+    return f"<details>\n<summary>Recipe</summary>\n<pre>{_e(recipe)}</pre>\n</details>"
+
+
+def _e(text: object) -> str:
+    return escape(str(text), quote=True)
+
+
+def _said(what: str, points: Sequence[charts.Point], attribute: str) -> str:
+    """The picture in words, for those who cannot see it."""
+    known = [(point.name, getattr(point, attribute)) for point in points]
+    return f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in known if value is not None)
+
+
+def _head(texts: Iterable[str], numbers: Iterable[str]) -> str:
+    cells = [f'<th class="text">{text}</th>' for text in texts] + [f"<th>{text}</th>" for text in numbers]
+    return "<tr>" + "".join(cells) + "</tr>"
+
+
+def _row(mark: str, name: str, note: str, outcome: str, figures: Sequence[str], *, dropped: bool) -> str:
+    first = [
+        f'<td class="text">{_e(mark)}</td>',
+        f'<td class="text wide">{_e(name)}<small>{_e(note)}</small></td>',
+        f'<td class="text"><span class="tag">{outcome}</span></td>',
+    ]
+    return _cells(first, figures, "dropped" if dropped else "")
+
+
+def _cells(first: Sequence[str], figures: Sequence[str], kind: str = "") -> str:
+    opening = f'<tr class="{kind}">' if kind else "<tr>"
+    return opening + "".join(first) + "".join(f"<td>{_e(figure)}</td>" for figure in figures) + "</tr>"
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    # A region that scrolls must be reachable by keyboard.
+    body = "\n".join(rows)
+    table = f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f'<div class="scroll" tabindex="0">\n{table}\n</div>'
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    rows = (f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in pairs)
+    return "<dl>\n" + "\n".join(rows) + "\n</dl>"
+
+
+def _n(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def _mb(size: float) -> str:
+    return f"{size:,.1f} MB"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M"
+
+
+def _range(value: "Interval") -> str:
+    return f"{value['low']:.2f}–{value['high']:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,132 @@
+"""The recipe: everything that decides a run, read from one TOML file. An unknown key is refused with the known ones."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from attar.compress.gate import GateSettings
+from attar.distill import finetune
+from attar.distill.step import find, settings_of
+from attar.runtime.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the texts come from. `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files."""
+
+    train: str
+    dev: int | float | str = 0.1
+    test: int | float | str = 0.2
+    unlabelled: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    seed: int = 13
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """`model`: a pretrained encoder to fine-tune with `settings`, or with `fine_tuned` a classifier used as it is."""
+
+    model: str
+    fine_tuned: bool = False
+    settings: finetune.Settings = field(default_factory=finetune.Settings)
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One step: its file, its settings, and what it may cost in points of dev accuracy (None: no limit).
+
+    With `must_pay` the step is dropped unless it is measurably faster than what it was given.
+    """
+
+    use: str
+    settings: Any
+    max_loss: float | None = None
+    must_pay: bool = False
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """`rounds` of interleaved measurements on `texts` texts of the test split."""
+
+    rounds: int = 9
+    texts: int = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An ordered list of steps between a teacher and a bundle; `text` is the file as it was read."""
+
+    name: str
+    data: DataSettings
+    teacher: TeacherSettings
+    steps: tuple[StepSpec, ...]
+    gate: GateSettings = field(default_factory=GateSettings)
+    bench: BenchSettings = field(default_factory=BenchSettings)
+    text: str = ""
+
+    @property
+    def quantizes(self) -> bool:
+        return any(s.use.startswith("compress.quantize.") for s in self.steps)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Reads and checks a recipe; `SettingsError` names the file, the table and the key that is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        record = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise SettingsError(f"no recipe at {path}; the shipped ones are in recipes/") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    try:
+        return parse(record, text)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
+    """A recipe from parsed TOML."""
+    known = {"name", "data", "teacher", "step", "gate", "bench"}
+    for key in record:
+        if key not in known:
+            raise SettingsError(f"the recipe has no key {key!r}; known: {', '.join(sorted(known))}")
+    for key in ("name", "data", "teacher"):
+        if key not in record:
+            raise SettingsError(f"the recipe lacks {key!r}")
+    return Recipe(
+        name=str(record["name"]),
+        data=settings_of(DataSettings, record["data"], "[data]"),
+        teacher=_teacher(record["teacher"]),
+        steps=tuple(_step(s, i) for i, s in enumerate(record.get("step", []), 1)),
+        gate=settings_of(GateSettings, record.get("gate", {}), "[gate]"),
+        bench=settings_of(BenchSettings, record.get("bench", {}), "[bench]"),
+        text=text,
+    )
+
+
+def _teacher(record: Mapping[str, Any]) -> TeacherSettings:
+    own = {f.name for f in fields(TeacherSettings)} - {"settings"}
+    tuning = {k: v for k, v in record.items() if k not in own}
+    known = sorted(own | {f.name for f in fields(finetune.Settings)})
+    for key in tuning:
+        if key not in known:
+            raise SettingsError(f"[teacher] has no setting {key!r}; known: {', '.join(known)}")
+    settings = settings_of(finetune.Settings, tuning, "[teacher]")
+    rest = {k: v for k, v in record.items() if k in own}
+    teacher: TeacherSettings = settings_of(TeacherSettings, {**rest, "settings": settings}, "[teacher]")
+    return teacher
+
+
+def _step(record: Mapping[str, Any], number: int) -> StepSpec:
+    if "use" not in record:
+        raise SettingsError(f"step {number} lacks 'use', the file it names (like compress.prune.heads)")
+    use = record["use"]
+    own = {k: v for k, v in record.items() if k in {"max_loss", "must_pay"}}
+    rest = {k: v for k, v in record.items() if k not in {"use", *own}}
+    where = f"step {number} ({use})"
+    return StepSpec(use, settings_of(find(use).Settings, rest, where), **own)

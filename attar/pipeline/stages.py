@@ -1,0 +1,65 @@
+"""The cache of finished stages: a folder a stage, keyed by the content of its inputs and its settings.
+
+A stage is written aside and renamed when it is done, so a killed run leaves only whole stages and goes on after them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attar.runtime.bundle import aside
+from attar.runtime.version import __version__
+
+
+def key_of(*parts: Any) -> str:
+    """A hash of JSON-able parts and of attar's version."""
+    raw = json.dumps([__version__, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(raw.encode()).hexdigest()[:16]
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of a folder's files."""
+    state = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        state.update(str(path.relative_to(folder)).encode())
+        state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()
+
+
+class Stages:
+    """Runs stages once. `root` is the cache folder of one output folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.seconds: dict[str, float] = {}
+        self.cached: dict[str, bool] = {}
+        root.mkdir(parents=True, exist_ok=True)
+        for left in [*root.glob(".*.part"), *root.glob(".*.old")]:
+            shutil.rmtree(left, ignore_errors=True)
+
+    def run(self, name: str, key: str, work: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+        """The stage's folder and its result; `work` fills a new folder, and is called only if there is none."""
+        folder = self.root / f"{name}-{key}"
+        done = folder / "stage.json"
+        if done.is_file():
+            record = json.loads(done.read_text(encoding="utf-8"))
+            self.cached[name] = True
+        else:
+            started = time.monotonic()
+            with aside(folder) as part:
+                result = work(part)
+                record = {"result": result, "seconds": round(time.monotonic() - started, 2)}
+                (part / "stage.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            self.cached[name] = False
+            # The stage is whole now; earlier settings of the same stage would only fill the disk.
+            for old in self.root.glob(f"{name}-*"):
+                if old != folder and len(old.name) == len(folder.name):
+                    shutil.rmtree(old, ignore_errors=True)
+        self.seconds[name] = record["seconds"]
+        return folder, record["result"]

@@ -1,0 +1,186 @@
+"""Applies a recipe's steps one after another, measures each, and drops those that do not pay or cost too much."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from attar.compress.quantize.plan import QuantPlan
+from attar.distill.step import Context, find
+from attar.distill.student import Student
+from attar.distill.teacher import Targets, Teacher
+from attar.export.bundle import in_memory
+from attar.export.onnx import to_onnx
+from attar.pipeline.progress import Console
+from attar.pipeline.recipe import StepSpec
+from attar.pipeline.stages import Stages, key_of
+from attar.runtime.bench.paired import Ratio, compare_each
+from attar.runtime.data import Examples
+from attar.runtime.model import Model
+
+ROUNDS = 11
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the steps work with: texts, and the teacher's folder."""
+
+    train: Examples
+    unlabelled: Examples
+    dev: Examples
+    teacher: Path
+
+    def digest(self) -> str:
+        return key_of(self.train.digest(), self.unlabelled.digest(), self.dev.digest())
+
+
+def points(model: Model, data: Examples) -> float:
+    """Accuracy in percent, computed by the runtime."""
+    return 100 * float(model.task.correct(model.logits(data.texts), model.task.ids(data.labels or ())).mean())
+
+
+def speedup(before: Student, after: Student, texts: Sequence[str], as_int8: bool) -> Ratio:
+    """How many times faster `after` is, in paired interleaved rounds over one batch and some single texts.
+
+    Where the recipe will quantize, fp32 students are compared as the int8 students they will become.
+    """
+    if as_int8 and before.plan is None and after.plan is None:
+        plan = QuantPlan().to_json()
+        before, after = replace(before, plan=plan), replace(after, plan=plan)
+    a, b = in_memory(before), in_memory(after)
+    batch, single = list(texts[:64]), list(texts[64:72]) or list(texts[:8])
+    pairs = [(lambda: a.logits(batch), lambda: b.logits(batch))]
+    pairs += [(lambda t=t: a(t), lambda t=t: b(t)) for t in single]  # type: ignore[misc]  # lambdas with defaults
+    return compare_each(pairs, ROUNDS)
+
+
+def single_ms(model: Model, texts: Sequence[str]) -> float:
+    """Median milliseconds of single texts, text in to answer out. For pictures; ratios are measured in pairs."""
+    times = []
+    for text in (*texts[:5], *texts[:60]):
+        start = time.perf_counter()
+        model(text)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(median(times[5:]))
+
+
+class Runner:
+    """Runs steps over the cache; `console` hears of each."""
+
+    def __init__(self, material: Material, stages: Stages, console: Console, quantizes: bool) -> None:
+        self.material = material
+        self.stages = stages
+        self.console = console
+        self.quantizes = quantizes
+        self.teacher_key = ""
+        self._teacher: Teacher | None = None
+
+    def context(self, max_length: int) -> Context:
+        m = self.material
+
+        def targets(layers: Sequence[int]) -> Targets:
+            if self._teacher is None:
+                self._teacher = Teacher(m.teacher, max_length)
+            texts = m.train.texts + m.unlabelled.texts
+            key = key_of(self.teacher_key, m.train.digest(), m.unlabelled.digest(), max_length)
+            cache = self.stages.root / f"targets-{'_'.join(map(str, layers)) or 'logits'}-{key}"
+            wider = sorted(self.stages.root.glob(f"targets-*-{key}")) if not layers else []
+            return self._teacher.targets(texts, layers, (wider or [cache])[0], self.console.progress)
+
+        return Context(
+            train=m.train,
+            unlabelled=m.unlabelled,
+            dev=m.dev,
+            targets=targets,
+            speedup=lambda a, b: speedup(a, b, m.dev.texts, self.quantizes),
+            accuracy=lambda s: points(in_memory(s), m.dev),
+            teacher=m.teacher,
+            progress=self.console.progress,
+        )
+
+    def run(
+        self, start: Callable[[], Student], start_key: str, specs: Sequence[StepSpec], max_length: int
+    ) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
+        """All steps in order; the last kept student (loaded when called), its key, and a record of every stage."""
+        load, key, records = start, start_key, []
+        before: dict[str, Any] | None = None
+        for number, spec in enumerate(specs, 1):
+            name = f"{number:02d}-{spec.use}"
+            step_key = key_of(key, spec.use, asdict(spec.settings), spec.max_loss, spec.must_pay, self.material.digest())
+            work = self._work(load, spec, before, max_length)
+            folder, result = self.stages.run(name, step_key, work)
+            record = {**result, "name": name, "cached": self.stages.cached[name], "seconds": self.stages.seconds[name]}
+            records.append(record)
+            verdict = "kept" if record["kept"] else "dropped"
+            self.console.line(f"{name}: {verdict}, dev {record['accuracy']:.2f} %. {record['reason']}")
+            if record["kept"]:
+                load, key, before = _loader(folder / "student"), step_key, record
+        return load, key, records
+
+    def _work(
+        self, load: Callable[[], Student], spec: StepSpec, before: dict[str, Any] | None, max_length: int
+    ) -> Callable[[Path], dict[str, Any]]:
+        def work(folder: Path) -> dict[str, Any]:
+            self.console.line(f"{spec.use} ...")
+            student, context = load(), self.context(max_length)
+            after = find(spec.use).apply(student, spec.settings, context)
+            record = self._measure(student, after, spec, before)
+            (after if record["kept"] else student).save(folder / "student")
+            return record
+
+        return work
+
+    def _measure(
+        self, student: Student, after: Student, spec: StepSpec, before: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        data = to_onnx(after)
+        model = in_memory(after, model=data)
+        accuracy = points(model, self.material.dev)
+        ratio = speedup(student, after, self.material.dev.texts, self.quantizes)
+        reference = before["accuracy"] if before else None
+        kept, reason = judge(spec, ratio, accuracy, reference, after is not student and _changed(student, after))
+        facts = {k: v for k, v in after.lineage[-1].items() if k not in {"use", "settings"}}
+        return {
+            "use": spec.use,
+            "settings": asdict(spec.settings),
+            "kept": kept,
+            "reason": reason + (f" {facts}" if facts else ""),
+            "accuracy": round(accuracy, 3),
+            "size_mb": round(len(data) / 1e6, 3),
+            "parameters": after.encoder.parameter_count(),
+            "p50_ms": round(single_ms(model, self.material.dev.texts), 4),
+            "speedup": ratio.to_json(),
+        }
+
+
+def _changed(a: Student, b: Student) -> bool:
+    if a.encoder.shape != b.encoder.shape or a.plan != b.plan:
+        return True
+    mine, theirs = a.encoder.state_dict(), b.encoder.state_dict()
+    return any(not np.array_equal(mine[k].numpy(), theirs[k].numpy()) for k in mine)
+
+
+def judge(
+    spec: StepSpec, ratio: Ratio, accuracy: float, reference: float | None, changed: bool
+) -> tuple[bool, str]:
+    """Whether a step's result is kept, and why: it must change something, pay where it must, and not cost too much."""
+    speed = f"{ratio.ratio:.2f}x as fast (95 % interval {ratio.low:.2f}-{ratio.high:.2f})"
+    loss = None if reference is None else reference - accuracy
+    cost = "" if loss is None else f", {-loss:+.2f} points on dev"
+    if not changed:
+        return False, "It changed nothing: no candidate paid on this machine."
+    if spec.must_pay and ratio.low <= 1.0:
+        return False, f"It does not pay: {speed}{cost}."
+    if spec.max_loss is not None and loss is not None and loss > spec.max_loss:
+        return False, f"It costs {loss:.2f} points on dev, more than its share of {spec.max_loss}; {speed}."
+    return True, f"{speed}{cost}."
+
+
+def _loader(folder: Path) -> Callable[[], Student]:
+    return lambda: Student.load(folder)
