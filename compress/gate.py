@@ -81,9 +81,7 @@ class Verdict:
         return sentence(self.to_json())
 
 
-def judge(
-    teacher_correct: NDArray[np.bool_], student_correct: NDArray[np.bool_], settings: GateSettings
-) -> Verdict:
+def judge(teacher_correct: NDArray[np.bool_], student_correct: NDArray[np.bool_], settings: GateSettings) -> Verdict:
     """Compare two models on the same N examples; both arrays are bool (N,), True where the model is right."""
     teacher, student = np.asarray(teacher_correct), np.asarray(student_correct)
     _check(teacher, student)

@@ -96,4 +96,5 @@ def refit(weight: Tensor, moment: Tensor, kept: Tensor, damp: float = 1e-3) -> T
     inner = moment[kept][:, kept]
     inner = inner + damp * inner.diagonal().mean() * torch.eye(len(kept), dtype=inner.dtype)
     cross = weight.double() @ moment[:, kept]
-    return torch.linalg.solve(inner, cross.T).T.to(weight.dtype)
+    solved: Tensor = torch.linalg.solve(inner, cross.T)
+    return solved.T.to(weight.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 
 from attar.runtime.bench.protocol import serve
 from attar.runtime.errors import ModelError
-from attar.runtime.tokenizer import pad
+from attar.runtime.tokenizer import pad, well_formed
 
 
 class TorchSystem:
@@ -37,9 +37,7 @@ class TorchSystem:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"transformers cannot load {path}: {reason}") from error
         if not self._tokenizer.is_fast:
-            raise ModelError(
-                f"{path} has no fast tokenizer (tokenizer.json), so it would not be a fair baseline"
-            )
+            raise ModelError(f"{path} has no fast tokenizer (tokenizer.json), so it would not be a fair baseline")
         self._torch, self._model = torch, model.eval()
         # A tokenizer without a limit of its own reports an absurdly large number here.
         self._limit = max_length or min(self._tokenizer.model_max_length, 512)
@@ -57,7 +55,7 @@ class TorchSystem:
 
     def many(self, texts: Sequence[str]) -> list[str]:
         torch = self._torch
-        clean = [t.encode("utf-8", "replace").decode("utf-8") for t in texts]
+        clean = [well_formed(t) for t in texts]
         rows = self._tokenizer(clean, truncation=True, max_length=self._limit)["input_ids"]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         answers = [""] * len(rows)
@@ -65,9 +63,7 @@ class TorchSystem:
             for start in range(0, len(rows), self._batch):
                 chosen = order[start : start + self._batch]
                 ids, mask = pad([rows[i] for i in chosen], self._pad_id)
-                logits = self._model(
-                    input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)
-                ).logits
+                logits = self._model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
                 best = torch.softmax(logits, dim=-1).max(dim=-1).indices.tolist()
                 for i, index in zip(chosen, best, strict=True):
                     answers[i] = self.labels[index]
@@ -78,9 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument(
-        "--max-length", type=int, help="tokens; longer texts are cut, as the bundle cuts them"
-    )
+    parser.add_argument("--max-length", type=int, help="tokens; longer texts are cut, as the bundle cuts them")
     chosen = parser.parse_args(argv)
     return serve(lambda: TorchSystem(chosen.path, chosen.threads, chosen.max_length))
 

@@ -8,7 +8,7 @@ framework's help. The classification head reads the first token only, so the las
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 from attar.runtime.errors import ModelError
 
-ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "tanh": torch.tanh}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "relu": nn.functional.relu,
+    "tanh": torch.tanh,
+}
 MATRICES = ("query", "key", "value", "output", "ffn_in", "ffn_out")
 
 
@@ -101,7 +105,7 @@ class Layer(nn.Module):
         head = x if rows is None else x[:, :rows]
 
         def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (h, d)).transpose(1, 2)
+            return torch.transpose(t.unflatten(-1, (h, d)), 1, 2)
 
         q, k, v = split(self.query(head)), split(self.key(x)), split(self.value(x))
         # Eager on purpose: the fused kernel's backward pass on a CPU takes as long as all matrix products together.
@@ -133,9 +137,7 @@ class Encoder(nn.Module):
         self.words = nn.Embedding(shape.vocab, shape.hidden)
         self.positions = nn.Embedding(shape.positions, shape.hidden)
         self.embedding_norm = nn.LayerNorm(shape.hidden, eps=shape.eps)
-        self.layers = nn.ModuleList(
-            Layer(shape.hidden, s, shape.activation, shape.eps) for s in shape.layers
-        )
+        self.layers = nn.ModuleList(Layer(shape.hidden, s, shape.activation, shape.eps) for s in shape.layers)
         self.dense = nn.Linear(shape.hidden, shape.head) if shape.head else nn.Identity()
         self.classifier = nn.Linear(shape.head or shape.hidden, shape.labels)
 

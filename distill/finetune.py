@@ -59,7 +59,8 @@ def local_folder(source: Path | str) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ModelError(
-            f"no model folder at {source}, and it cannot be had from a hub ({type(error).__name__}); give a local folder"
+            f"no model folder at {source}, and it cannot be had from a hub ({type(error).__name__}); "
+            "give a local folder"
         ) from error
 
 

@@ -55,14 +55,10 @@ _ROBERTA = Family(
 )
 FAMILIES: Mapping[str, Family] = {
     "bert": Family("bert", "encoder.layer.{}", _BERT_NAMES, "bert.pooler.dense", "classifier", "tanh"),
-    "distilbert": Family(
-        "distilbert", "transformer.layer.{}", _DISTIL_NAMES, "pre_classifier", "classifier", "relu"
-    ),
+    "distilbert": Family("distilbert", "transformer.layer.{}", _DISTIL_NAMES, "pre_classifier", "classifier", "relu"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
-    "electra": Family(
-        "electra", "encoder.layer.{}", _BERT_NAMES, "classifier.dense", "classifier.out_proj", "gelu"
-    ),
+    "electra": Family("electra", "encoder.layer.{}", _BERT_NAMES, "classifier.dense", "classifier.out_proj", "gelu"),
 }
 
 
@@ -93,7 +89,8 @@ def read_tokenizer(folder: Path) -> bytes:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder} has no tokenizer.json; save the fast tokenizer beside the model with tokenizer.save_pretrained(folder)"
+            f"{folder} has no tokenizer.json; save the fast tokenizer beside the model with "
+            "tokenizer.save_pretrained(folder)"
         )
     return path.read_bytes()
 
@@ -182,4 +179,3 @@ def _size(config: Mapping[str, Any], *names: str) -> int:
         if name in config:
             return int(config[name])
     raise ModelError(f"config.json lacks {names[0]!r}")
-

@@ -57,7 +57,9 @@ class Step(Protocol):
 def find(use: str) -> Step:
     """The module behind `use`, which must lie in distill or compress."""
     if not use.startswith(("distill.", "compress.")):
-        raise SettingsError(f"step {use!r} is unknown: a step is a file in distill/ or compress/, like compress.prune.heads")
+        raise SettingsError(
+            f"step {use!r} is unknown: a step is a file in distill/ or compress/, like compress.prune.heads"
+        )
     try:
         module: Any = importlib.import_module(f"attar.{use}")
     except ModuleNotFoundError as error:

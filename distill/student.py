@@ -70,7 +70,9 @@ class Student:
             "lineage": [dict(step) for step in self.lineage],
         }
         with aside(folder) as part:
-            (part / "student.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (part / "student.json").write_text(
+                json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             (part / "tokenizer.json").write_bytes(self.tokenizer)
             save_file({k: v.contiguous() for k, v in self.encoder.state_dict().items()}, part / "model.safetensors")
 

@@ -72,9 +72,7 @@ def train(
         TrainingError: the loss became NaN or infinite; names the step.
     """
     chosen = [p for p in parameters if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        chosen, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-    )
+    optimiser = torch.optim.AdamW(chosen, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     rng = random.Random(schedule.seed)
     total = max(1, round(schedule.epochs * math.ceil(len(lengths) / schedule.batch_size)))
     queue: list[list[int]] = []
@@ -89,7 +87,7 @@ def train(
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(f"the loss became {value} at step {step + 1} of {total}; lower learning_rate")
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(chosen, schedule.clip)
         optimiser.step()
         optimiser.zero_grad()

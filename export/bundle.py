@@ -22,7 +22,7 @@ GOLDEN = (
     "A short one.",
     "",
     "Déjà vu: naïve façades, 東京, émigré coöperation; 50 % off — tabs\tand 🎉 emoji.",
-    "This sentence is a little longer than the others, so that attention, padding and truncation all have some work to do.",
+    "This sentence is a little longer than the others, so that attention has some work to do.",
 )
 
 
@@ -107,11 +107,12 @@ def card(student: Student, name: str, evidence: Evidence) -> str:
         + (f", ranks {dict(s.ranks)}" if s.ranks else "")
         for i, s in enumerate(shape.layers, 1)
     )
+    labels = [*student.task.labels[:10], *(["..."] if len(student.task.labels) > 10 else [])]
     facts = "\n".join(f"- {k}: {v}" for k, v in (evidence.facts or {}).items())
     return f"""# {name}
 
-A text classifier ({", ".join(student.task.labels[:10])}{", ..." if len(student.task.labels) > 10 else ""}) made by attar
-{__version__}. It reads {student.task.max_length} tokens; longer texts are cut, and the answer says so.
+A text classifier made by attar {__version__}: {", ".join(labels)}.
+It reads {student.task.max_length} tokens; longer texts are cut, and the answer says so.
 
     import attar
     model = attar.load("path/to/this/folder")

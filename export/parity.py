@@ -56,7 +56,9 @@ def check(student: Student, texts: Sequence[str]) -> Parity:
         error = np.abs(found - expected)
         relative = float(error.max() / max(1.0, np.abs(expected).max()))
         if not relative <= TOLERANCE:
-            raise ParityError(f"{name}: the exported graph departs from PyTorch by {relative:.2g} (at most {TOLERANCE})")
+            raise ParityError(
+                f"{name}: the exported graph departs from PyTorch by {relative:.2g} (at most {TOLERANCE})"
+            )
         worst, total, count = max(worst, float(error.max())), total + float(error.sum()), count + error.size
     a, b = softmax(fp32.logits(texts)), softmax(shipped.logits(texts))
     agreement = 100 * float((a.argmax(1) == b.argmax(1)).mean())

@@ -1,4 +1,4 @@
-"""What is deployed: bundle, engine, tasks, batching, server, benchmark. numpy, tokenizers and one engine; never torch."""
+"""What is deployed: bundle, engine, tasks, server, benchmark. numpy, tokenizers and one engine; never torch."""
 
 from attar.runtime.bundle import Bundle, Manifest
 from attar.runtime.model import Model, load

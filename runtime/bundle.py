@@ -1,8 +1,8 @@
 """The bundle: a folder that proves itself. Every file is hashed and checked before any parser sees it.
 
-    manifest.json     schema version, sha256 and size of every other file, task, limits, lineage, gate certificate
-    manifest.sha256   the hash of manifest.json itself, so that one flipped byte anywhere is found
-    model.onnx  tokenizer.json  golden.json  README.md (the model card)
+manifest.json     schema version, sha256 and size of every other file, task, limits, lineage, gate certificate
+manifest.sha256   the hash of manifest.json itself, so that one flipped byte anywhere is found
+model.onnx  tokenizer.json  golden.json  README.md (the model card)
 """
 
 from __future__ import annotations
@@ -59,8 +59,16 @@ class Manifest:
     def from_json(record: Mapping[str, Any]) -> Manifest:
         if record.get("schema") != SCHEMA:
             raise BundleError(
-                f"the bundle has schema {record.get('schema')!r}, this attar reads {SCHEMA}: upgrade attar or export again"
+                f"the bundle has schema {record.get('schema')!r}, this attar reads {SCHEMA}: "
+                "upgrade attar, or export it again"
             )
+        try:
+            return Manifest._parse(record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{MANIFEST} is not a manifest: {error!r}. Export the bundle again") from error
+
+    @staticmethod
+    def _parse(record: Mapping[str, Any]) -> Manifest:
         return Manifest(
             task=TextClassification.from_json(record["task"]),
             files=record["files"],

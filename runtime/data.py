@@ -80,9 +80,7 @@ def read_examples(
             name = f"{path} [{split}]" if split else name
             parts = read_folder(path, split)
         elif not path.exists():
-            raise DataError(
-                f"{path}: there is no such file or folder; check the path (seen from {Path.cwd()})"
-            )
+            raise DataError(f"{path}: there is no such file or folder; check the path (seen from {Path.cwd()})")
         elif split is not None:
             raise DataError(
                 f"{path}: is one file, so split={split!r} selects nothing; leave split out, or name a folder"
@@ -155,9 +153,7 @@ def _read_csv(path: Path, content: str, dialect: type[csv.Dialect]) -> Table:
             if header is None:
                 header = [name.strip() for name in values]
                 if len(set(header)) != len(header):
-                    raise DataError(
-                        f"{path}: {where}: a column name stands twice in {header}; rename one of them"
-                    )
+                    raise DataError(f"{path}: {where}: a column name stands twice in {header}; rename one of them")
             elif len(values) != len(header):
                 raise DataError(
                     f"{path}: {where}: {len(values)} fields, but the header has {len(header)}; put a field "
@@ -167,8 +163,7 @@ def _read_csv(path: Path, content: str, dialect: type[csv.Dialect]) -> Table:
                 rows.append((where, dict(zip(header, values, strict=True))))
     except csv.Error as error:
         raise DataError(
-            f'{path}: line {line}: {error}; write a " inside a quoted field as "", or save the file as JSON '
-            "lines"
+            f'{path}: line {line}: {error}; write a " inside a quoted field as "", or save the file as JSON lines'
         ) from error
     return Table(tuple(header or ()), rows)
 
@@ -193,9 +188,7 @@ def _read_jsonl(path: Path, content: str) -> Table:
         try:
             items.append((f"line {number}", json.loads(line)))
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}: line {number}: is not valid JSON ({error}); write one object a line"
-            ) from error
+            raise DataError(f"{path}: line {number}: is not valid JSON ({error}); write one object a line") from error
     return _objects(path, items)
 
 
@@ -242,9 +235,7 @@ def _column(
     if asked is not None:
         if asked in columns:
             return asked
-        raise DataError(
-            f"{file}: has no column {asked!r}; its columns are {list(columns)}: name one of them as {role}"
-        )
+        raise DataError(f"{file}: has no column {asked!r}; its columns are {list(columns)}: name one of them as {role}")
     found = next((column for column in known if column in columns), None)
     if found is None and required:
         remedy = f"name the column with {role}=..., and check that a csv or tsv begins with its header"
@@ -260,13 +251,9 @@ def _text(where: str, row: Mapping[str, object], column: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise DataError(f"{where}: the text in column {column!r} is empty; fill it in or remove the row")
     if not isinstance(value, str):
-        raise DataError(
-            f"{where}: column {column!r} holds a {type(value).__name__}, not a text; name the text column"
-        )
+        raise DataError(f"{where}: column {column!r} holds a {type(value).__name__}, not a text; name the text column")
     if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise DataError(
-            f"{where}: the text holds half a surrogate pair, which no tokenizer can read; mend the escape"
-        )
+        raise DataError(f"{where}: the text holds half a surrogate pair, which no tokenizer can read; mend the escape")
     return value
 
 
@@ -276,9 +263,7 @@ def _label(where: str, value: object, names: Sequence[str] | None) -> str | None
         return None
     if names is not None and isinstance(value, int):
         if not -1 <= value < len(names):
-            raise DataError(
-                f"{where}: label {value}, but there are only {len(names)} class names; mend the label"
-            )
+            raise DataError(f"{where}: label {value}, but there are only {len(names)} class names; mend the label")
         return names[value] if value >= 0 else None
     if isinstance(value, bool):
         return "true" if value else "false"

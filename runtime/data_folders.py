@@ -59,9 +59,7 @@ def read_parquet(path: Path) -> Table:
             table = file.read()
         table.validate(full=True)  # finds text that is not UTF-8
     except _pyarrow("pyarrow").ArrowException as error:
-        raise DataError(
-            f"{path}: is not a readable parquet file ({_first_line(error)}); write it again"
-        ) from error
+        raise DataError(f"{path}: is not a readable parquet file ({_first_line(error)}); write it again") from error
     return _arrow_table(path, table, {})
 
 
@@ -69,9 +67,7 @@ def _read_saved(path: Path) -> list[Part]:
     """A saved dataset: state.json lists its arrow streams, dataset_info.json its class names."""
     state, info = _json(path / "state.json"), _json(path / "dataset_info.json")
     if state.get("_indices_data_files"):
-        raise DataError(
-            f"{path}: keeps its rows through an index file; call flatten_indices() and save it again"
-        )
+        raise DataError(f"{path}: keeps its rows through an index file; call flatten_indices() and save it again")
     entries = state.get("_data_files")
     files = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if entries else None
     class_names = _class_names(info.get("features"))
@@ -96,9 +92,7 @@ def _read_arrow(path: Path, class_names: Mapping[str, Sequence[str]]) -> Table:
             table = ipc.open_stream(file).read_all()
         table.validate(full=True)
     except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path}: is not a readable arrow stream ({_first_line(error)}); save it again"
-        ) from error
+        raise DataError(f"{path}: is not a readable arrow stream ({_first_line(error)}); save it again") from error
     return _arrow_table(path, table, class_names)
 
 
@@ -139,9 +133,7 @@ def _class_names(features: object) -> dict[str, Sequence[str]]:
     return {
         name: [str(each) for each in feature["names"]]
         for name, feature in features.items()
-        if isinstance(feature, dict)
-        and feature.get("_type") == "ClassLabel"
-        and isinstance(feature.get("names"), list)
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list)
     }
 
 
@@ -167,15 +159,11 @@ def _check_shards(path: Path, files: list[Path]) -> None:
     matches = [match for file in files if (match := _SHARD.fullmatch(file.stem))]
     counts = {match["count"] for match in matches}
     names = [file.name for file in files]
-    if len(files) > 1 and (
-        len(counts) > 1 or None in counts or len({m["index"] for m in matches}) < len(files)
-    ):
+    if len(files) > 1 and (len(counts) > 1 or None in counts or len({m["index"] for m in matches}) < len(files)):
         raise DataError(f"{path}: {names} all claim to be the same split; keep one, or give its path instead")
     expected = next(iter(counts))
     if expected is not None and int(expected) != len(files):
-        raise DataError(
-            f"{path}: found {len(files)} of {int(expected)} shards: {names}; fetch the missing ones"
-        )
+        raise DataError(f"{path}: found {len(files)} of {int(expected)} shards: {names}; fetch the missing ones")
 
 
 def _json(path: Path) -> dict[str, Any]:

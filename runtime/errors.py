@@ -1,14 +1,14 @@
 """Every exception attar raises on purpose, drawn as one tree.
 
-    AttarError                  one clear message that names the thing and the remedy; the CLI exits with 2
-    ├── DataError               a data file or an example in it cannot be used
-    ├── ModelError              a model folder cannot be read or its architecture not imported
-    ├── BundleError             a bundle is missing, truncated, altered or too new
-    ├── SettingsError           an unknown or impossible setting, in a recipe or an argument
-    ├── MissingExtraError       an optional package is not installed; names the pip command
-    ├── AssetError              a demo asset cannot be fetched or is not what it should be
-    ├── ParityError             an exported file does not compute what PyTorch computes
-    └── GateError               the accuracy gate was not passed
+AttarError                  one clear message that names the thing and the remedy; the CLI exits with 2
+├── DataError               a data file or an example in it cannot be used
+├── ModelError              a model folder cannot be read or its architecture not imported
+├── BundleError             a bundle is missing, truncated, altered or too new
+├── SettingsError           an unknown or impossible setting, in a recipe or an argument
+├── MissingExtraError       an optional package is not installed; names the pip command
+├── AssetError              a demo asset cannot be fetched or is not what it should be
+├── ParityError             an exported file does not compute what PyTorch computes
+└── GateError               the accuracy gate was not passed
 """
 
 

@@ -17,7 +17,7 @@ from attar.runtime.tasks.classification import Classification
 from attar.runtime.tokenizer import Encoded, Tokenizer, pad
 
 GOLDEN_TOLERANCE = 0.02
-"""Largest difference in probability that a golden input may show: int8 kernels round differently on other processors."""
+"""Largest difference in probability that a golden input may show: other processors round int8 differently."""
 
 
 class Model:
@@ -32,7 +32,7 @@ class Model:
         self.tokenizer = Tokenizer(bundle.contents["tokenizer.json"], manifest.task.max_length, manifest.pad_id)
 
     @overload
-    def __call__(self, texts: str) -> Classification: ...
+    def __call__(self, texts: str) -> Classification: ...  # type: ignore[overload-overlap]  # a str is a Sequence[str]
     @overload
     def __call__(self, texts: Sequence[str]) -> list[Classification]: ...
     def __call__(self, texts: str | Sequence[str]) -> Classification | list[Classification]:
@@ -40,12 +40,16 @@ class Model:
         if isinstance(texts, str):
             encoded = self.tokenizer.encode([texts])
             return self.task.answers(self.engine.run(*pad(encoded.ids, 0)), encoded.truncated)[0]
-        wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
+        try:
+            items = list(texts)
+        except TypeError as error:
+            raise DataError(f"expected a text or a list of texts, not {type(texts).__name__}") from error
+        wrong = next((i for i, t in enumerate(items) if not isinstance(t, str)), None)
         if wrong is not None:
-            raise DataError(f"input {wrong} is a {type(texts[wrong]).__name__}, not a string")
-        if not texts:
+            raise DataError(f"input {wrong} is a {type(items[wrong]).__name__}, not a string")
+        if not items:
             return []
-        encoded = self.tokenizer.encode(texts)
+        encoded = self.tokenizer.encode(items)
         return self.task.answers(self._run(encoded), encoded.truncated)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -76,14 +80,16 @@ class Model:
     def replay_golden(self, golden: bytes) -> float:
         """Replays the golden inputs; the largest difference in probability, or `BundleError` where it is too large."""
         record = json.loads(golden)
-        worst = 0.0
+        differences = []
         for text, expected in zip(record["texts"], record["scores"], strict=True):
             scores = np.array(list(self(text).scores.values()))
-            worst = max(worst, float(np.abs(scores - np.array(expected)).max()))
+            differences.append(float(np.abs(scores - np.array(expected)).max()))
+        worst = float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
         if not worst <= GOLDEN_TOLERANCE:
             raise BundleError(
-                f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, at most {GOLDEN_TOLERANCE} "
-                "is allowed. Run `attar doctor`, and export the bundle for this machine's instruction set."
+                f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, "
+                f"at most {GOLDEN_TOLERANCE} is allowed. Run `attar doctor`, and export the bundle for this "
+                "machine's instruction set."
             )
         return worst
 
@@ -100,6 +106,9 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu", threads: int | No
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
     """
     bundle = Bundle.read(path)
+    missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
+    if missing:
+        raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
     engine = OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device)
     model = Model(bundle, engine)
     model.replay_golden(bundle.contents["golden.json"])

@@ -166,9 +166,7 @@ def parse(body: bytes, max_batch: int) -> list[str]:
         raise _RefusedError(400, "the body is not valid JSON in UTF-8") from error
     keys = record.keys() if isinstance(record, dict) else set()
     if keys not in ({"texts"}, {"text"}):
-        raise _RefusedError(
-            422, 'the body must be {"texts": "..."}, {"texts": ["...", ...]} or {"text": "..."}'
-        )
+        raise _RefusedError(422, 'the body must be {"texts": "..."}, {"texts": ["...", ...]} or {"text": "..."}')
     texts = record.get("texts", record.get("text"))
     if isinstance(texts, str):
         return [texts]
@@ -182,9 +180,7 @@ def parse(body: bytes, max_batch: int) -> list[str]:
     return texts
 
 
-def serve(
-    path: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8000, threads: int | None = None
-) -> None:
+def serve(path: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
     """Serves a bundle until interrupted; port 0 takes a free one. The address is printed on stderr."""
     try:
         import uvicorn
@@ -208,6 +204,4 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise SettingsError(
-            f"cannot listen on {host} port {port}: {error}; choose another --host or --port"
-        ) from error
+        raise SettingsError(f"cannot listen on {host} port {port}: {error}; choose another --host or --port") from error

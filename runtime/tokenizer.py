@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,12 +40,20 @@ class Tokenizer:
         """Ids of each text; a single text skips the thread pool of the batch path."""
         backend = self._backend
         # Lone surrogates (half of an emoji, from broken JSON) cannot cross into UTF-8: show them as U+FFFD.
-        clean = [t if t.isascii() else t.encode("utf-8", "replace").decode("utf-8") for t in texts]
+        clean = [t if t.isascii() else well_formed(t) for t in texts]
         found = [backend.encode(clean[0])] if len(clean) == 1 else backend.encode_batch_fast(clean)
         ids = [e.ids for e in found]
         limit = self.max_length
         cut = [len(row) >= limit and bool(e.overflowing) for row, e in zip(ids, found, strict=True)]
         return Encoded(ids, cut)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(text: str) -> str:
+    """The text with every lone surrogate shown as U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[Ids, Ids]:

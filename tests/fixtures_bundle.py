@@ -31,9 +31,7 @@ def make_tiny_bundle(folder: Path, **manifest: Any) -> Path:
     tokenizer, model = tiny_tokenizer().to_str().encode(), tiny_model()
     reader, session = Reader(tokenizer, MAX_LENGTH), ort.InferenceSession(model)
     rows = [pad(reader.encode([text]).ids, 0) for text in GOLDEN]
-    scores = [
-        softmax(session.run(None, {"input_ids": i, "attention_mask": m})[0])[0].tolist() for i, m in rows
-    ]
+    scores = [softmax(session.run(None, {"input_ids": i, "attention_mask": m})[0])[0].tolist() for i, m in rows]
     contents = {
         "model.onnx": model,
         "tokenizer.json": tokenizer,

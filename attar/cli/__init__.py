@@ -106,7 +106,7 @@ def verb_parser(name: str) -> argparse.ArgumentParser:
 def _dispatch(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0] in VERBS:
-            args = verb_parser(arguments[0]).parse_args(arguments[1:])
+            args = verb_parser(arguments[0]).parse_intermixed_args(arguments[1:])
         else:
             _top_parser(arguments).parse_args(arguments)
             return 0

@@ -22,17 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a baseline: a Hugging Face model folder or another bundle; may be repeated",
     )
-    parser.add_argument(
-        "--data", type=Path, metavar="FILE", help="texts to measure with (default: built-in sentences)"
-    )
+    parser.add_argument("--data", type=Path, metavar="FILE", help="texts to measure with (default: built-in sentences)")
     parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
-    parser.add_argument(
-        "--label-column", metavar="NAME", help="the label column of --data; with labels, accuracy too"
-    )
+    parser.add_argument("--label-column", metavar="NAME", help="the label column of --data; with labels, accuracy too")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="interleaved rounds (default: 9)")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of each system (default: the usable cores)"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of each system (default: the usable cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
 
 
@@ -46,9 +40,7 @@ def run(args: argparse.Namespace) -> int:
     texts, labels = TEXTS, None
     if args.data is not None:
         labelled = args.label_column is not None
-        examples = read_examples(
-            args.data, text=args.text_column, label=args.label_column, require_labels=labelled
-        )
+        examples = read_examples(args.data, text=args.text_column, label=args.label_column, require_labels=labelled)
         texts, labels = examples.texts, examples.labels
     elif args.text_column is not None or args.label_column is not None:
         raise SettingsError("--text-column and --label-column name columns of --data, which is missing")

@@ -29,9 +29,7 @@ PACKAGES = {
     "other": ("openvino",),
 }
 # y = x + x on two floats, IR version 8, opset 17: the smallest model that has to be computed.
-PROBE = base64.b64decode(
-    "CAgSADo5Cg4KAXgKAXgSAXkiA0FkZBIFcHJvYmVaDwoBeBIKCggIARIECgIIAmIPCgF5EgoKCAgBEgQKAggCQgQKABAR"
-)
+PROBE = base64.b64decode("CAgSADo5Cg4KAXgKAXgSAXkiA0FkZBIFcHJvYmVaDwoBeBIKCggIARIECgIIAmIPCgF5EgoKCAgBEgQKAggCQgQKABAR")
 REMOTE = "AzureExecutionProvider"  # computes on a service elsewhere, which attar never does
 PEERS = frozenset({"openvino"})  # shown for comparison; attar has no engine for it
 

@@ -65,11 +65,7 @@ def gate_sentence(gate: Mapping[str, Any] | None) -> str:
 def _step(step: Mapping[str, Any]) -> str:
     """One line for a lineage step: what it used, then its other entries."""
     title = next((str(step[key]) for key in ("use", "step", "name") if key in step), "step")
-    rest = [
-        f"{k} {json.dumps(v, ensure_ascii=False)}"
-        for k, v in step.items()
-        if k not in ("use", "step", "name")
-    ]
+    rest = [f"{k} {json.dumps(v, ensure_ascii=False)}" for k, v in step.items() if k not in ("use", "step", "name")]
     return f"{title} ({', '.join(rest)})" if rest else title
 
 

@@ -19,9 +19,7 @@ READ = 1 << 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="texts; a single - reads stdin, a text a line"
-    )
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; a single - reads stdin, a text a line")
     parser.add_argument("--data", type=Path, metavar="FILE", help="answer the text column of a data file")
     parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")

@@ -27,9 +27,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.read(args.bundle)
     stray = sorted({p.name for p in bundle.path.iterdir()} - {*bundle.contents, MANIFEST, SEAL})
     if stray:
-        raise BundleError(
-            f"{bundle.path / stray[0]} is not listed in {MANIFEST}; remove it or copy the bundle again"
-        )
+        raise BundleError(f"{bundle.path / stray[0]} is not listed in {MANIFEST}; remove it or copy the bundle again")
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
         raise BundleError(f"the bundle at {bundle.path} lists no {missing[0]}; export it again")

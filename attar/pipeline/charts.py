@@ -99,13 +99,14 @@ def accuracy(points: Sequence[Point], margin: float | None, label: str) -> str:
     floor = values[0] - margin if margin is not None and known[0][0].mark == "T" else None
     low, high = min([*values, floor if floor is not None else values[0]]), max(values)
     pad = max(high - low, 1.0)
-    axes.set_xlim(low - 0.12 * pad, high + 0.3 * pad)
+    edge = high + 0.34 * pad  # the numbers stand in a column of their own, clear of dots and line
+    axes.set_xlim(low - 0.12 * pad, edge)
     for row, (point, value) in enumerate(known):
-        axes.axhline(row, color=_LINE, linewidth=0.8, zorder=0)
+        axes.plot([low - 0.12 * pad, high + 0.08 * pad], [row, row], color=_LINE, linewidth=0.8, zorder=0)
         _dot(axes, value, row, point, size=6.5)
-        _write(axes, f"{value:.1f}", (value, row), (8, 0))
+        _write(axes, f"{value:.1f}", (edge, row), (0, 0), ha="right")
     if floor is not None:
-        axes.axvline(floor, color=_BAD, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(floor, color=_BAD, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         _write(axes, f"teacher − {margin:g}", (floor, -0.6), (0, 3), color=_BAD, va="bottom", ha="center")
     _name_rows(axes, [point for point, _ in known])
     axes.xaxis.set_visible(False)
@@ -130,9 +131,7 @@ def scatter(points: Sequence[Point], label: str) -> str:
         _dot(axes, x, y, point, size=7)
     pixels = [tuple(map(float, axes.transData.transform((x, y)))) for _, x, y in placed]
     scale = figure.dpi / 72
-    for (point, x, y), offset in zip(
-        placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True
-    ):
+    for (point, x, y), offset in zip(placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True):
         _write(axes, point.mark, (x, y), offset, ha="center", weight="bold")
     axes.set_xlabel("p50 latency, ms", color=_MUTED)
     axes.set_ylabel("dev accuracy, %", color=_MUTED)
@@ -157,7 +156,7 @@ def speedups(rows: Sequence[tuple[str, float, float, float]], label: str) -> str
         _write(axes, f"{ratio:.2f}×", (max(ratio, high), place), (6, 0), weight="bold")
         # The name sits above its bar: systems have long names, and a phone no room at the side.
         _write(axes, _short(name, 52), (0, place - 0.2), (0, 3), color=_MUTED, va="bottom")
-    axes.axvline(1, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([1, 1], [place - 0.2, place + 0.3], color=_INK, linewidth=1, linestyle=(0, (3, 2)))
     axes.set_xlim(0, 1.2 * max(1.0, *(row[3] for row in rows)))
     axes.set_ylim(len(rows) - 0.6, -0.65)
     axes.yaxis.set_visible(False)
@@ -222,7 +221,7 @@ def _write(
 
 
 def _name_rows(axes: "Axes", points: Sequence[Point]) -> None:
-    axes.set_yticks(range(len(points)), [f"{_short(point.name, 20)}  {point.mark}" for point in points])
+    axes.set_yticks(range(len(points)), [f"{point.mark}  {_short(point.name, 20)}" for point in points])
     axes.set_ylim(len(points) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=_INK)
     for text, point in zip(axes.get_yticklabels(), points, strict=True):

@@ -18,7 +18,7 @@ def render(report: "Report") -> str:
     """One self-contained page; parts that the report lacks are left out."""
     title = report.get("title") or "attar run"
     parts = [_header(report, title), _cards(report), _stages(report), _charts(report), _gate(report)]
-    parts += [_bench(report), _bundle(report), _data(report), _machine(report), _recipe(report)]
+    parts += [_bench(report), _facts(report), _recipe(report)]
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -40,10 +40,7 @@ def _header(report: "Report", title: str) -> str:
         word, _, rest = sentence(gate).partition(": ")
         text = f"<strong>{_e(word)}</strong>: {_e(rest)}."
     quiet = " · ".join(_e(part) for part in about if part)
-    return (
-        f'<h1>{_e(title)}</h1>\n<p class="quiet">{quiet}</p>\n'
-        f'<p class="verdict {tone}" role="status">{text}</p>'
-    )
+    return f'<h1>{_e(title)}</h1>\n<p class="quiet">{quiet}</p>\n<p class="verdict {tone}" role="status">{text}</p>'
 
 
 def _cards(report: "Report") -> str:
@@ -95,11 +92,13 @@ def _stage(number: int, stage: "StageInfo") -> str:
 
 def _charts(report: "Report") -> str:
     figures = [
-        f"<figure><figcaption>{title}<span>{_e(text)}</span></figcaption>\n{svg}</figure>"
+        f"<figure><figcaption>{title}<span>{_e(text)}</span></figcaption>\n{svg}</figure>" if svg else ""
         for title, text, svg in _drawn(report, _points(report))
-        if svg
     ]
-    return '<h2>Pictures</h2>\n<div class="charts">\n' + "\n".join(figures) + "\n</div>" if figures else ""
+    # The three pictures by stage side by side, then the two that say what it was all for.
+    rows = ["\n".join(filter(None, row)) for row in (figures[:3], figures[3:])]
+    grids = "\n".join(f'<div class="charts">\n{row}\n</div>' for row in rows if row)
+    return f"<h2>Pictures</h2>\n{grids}" if grids else ""
 
 
 def _drawn(report: "Report", points: Sequence[charts.Point]) -> list[tuple[str, str, str]]:
@@ -154,9 +153,7 @@ def _gate(report: "Report") -> str:
     ]
     if gate["needed"] is not None:
         pairs.append(("more examples needed", f"about {gate['needed']:,} at these rates"))
-    how = (
-        "Tango's paired score test of non-inferiority: the lower bound must not fall below minus the margin."
-    )
+    how = "Tango's paired score test of non-inferiority: the lower bound must not fall below minus the margin."
     return f'<h2>Gate</h2>\n{_pairs(pairs)}\n<p class="quiet">{_e(how)}</p>'
 
 
@@ -182,41 +179,32 @@ def _bench(report: "Report") -> str:
     return "\n".join(["<h2>Benchmark</h2>", _table(head, rows), *ratios, how])
 
 
-def _bundle(report: "Report") -> str:
-    parts = []
+def _facts(report: "Report") -> str:
+    """Bundle, parity, data, machine and versions: short lists, side by side where there is room."""
+    sections: list[tuple[str, list[tuple[str, str]]]] = []
     if bundle := report.get("bundle"):
-        pairs = [("size", _mb(bundle["size_mb"])), ("scheme", bundle["scheme"])]
-        pairs += [(name, f"{size:,} bytes") for name, size in sorted(bundle["files"].items())]
-        parts.append(f"<h2>Bundle</h2>\n{_pairs(pairs)}")
+        files = [(name, f"{size:,} bytes") for name, size in sorted(bundle["files"].items())]
+        sections.append(("Bundle", [("size", _mb(bundle["size_mb"])), ("scheme", bundle["scheme"]), *files]))
     if parity := report.get("parity"):
-        far = (
-            f"at most {parity['max_abs']:.3g}, {parity['mean_abs']:.3g} on average, {parity['texts']:,} texts"
-        )
-        checks = [("checked", check) for check in parity["checks"]]
-        parts.append(f"<h2>Parity with PyTorch</h2>\n{_pairs([('absolute difference', far), *checks])}")
-    return "\n".join(parts)
+        far = [("at most", f"{parity['max_abs']:.3g}"), ("on average", f"{parity['mean_abs']:.3g}")]
+        checks = [("texts", f"{parity['texts']:,}"), ("checked", "; ".join(parity["checks"]) or "–")]
+        sections.append(("Parity with PyTorch", far + checks))
+    sections.append(("Data", _data(report)))
+    sections.append(("Machine", [(name, str(value)) for name, value in report.get("machine", {}).items()]))
+    versions = {"attar": report["attar"]} if "attar" in report else {}
+    sections.append(("Versions", list({**versions, **report.get("versions", {})}.items())))
+    shown = [f"<section>\n<h2>{title}</h2>\n{_pairs(pairs)}\n</section>" for title, pairs in sections if pairs]
+    return '<div class="facts">\n' + "\n".join(shown) + "\n</div>" if shown else ""
 
 
-def _data(report: "Report") -> str:
+def _data(report: "Report") -> list[tuple[str, str]]:
     data, task = report.get("data", {}), report.get("task", {})
     pairs = [("source", data["source"])] if "source" in data else []
     counts = [(key, data.get(key)) for key in ("train", "dev", "test", "unlabelled")]
     pairs += [(name, f"{count:,} examples") for name, count in counts if isinstance(count, int)]
     if labels := task.get("labels"):
         pairs.append(("labels", ", ".join(labels)))
-    return f"<h2>Data</h2>\n{_pairs(pairs)}" if pairs else ""
-
-
-def _machine(report: "Report") -> str:
-    machine, versions = report.get("machine"), dict(report.get("versions", {}))
-    if "attar" in report:
-        versions = {"attar": report["attar"], **versions}
-    parts = [
-        f"<h2>{title}</h2>\n{_pairs([(name, str(value)) for name, value in pairs.items()])}"
-        for title, pairs in (("Machine", machine), ("Versions", versions))
-        if pairs
-    ]
-    return "\n".join(parts)
+    return pairs
 
 
 def _recipe(report: "Report") -> str:

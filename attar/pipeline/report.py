@@ -167,7 +167,7 @@ def table(report: Report) -> str:
     head = [report.get("title", "attar run"), report.get("created", "")]
     if "attar" in report:
         head.append(f"attar {report['attar']}")
-    blocks = ["  ".join(_clean(part, 60) for part in head if part)]
+    blocks = ["  ".join(_clean(part, 34) for part in head if part)]
     blocks += [block for block in (_stages(report), _bench(report), _closing(report)) if block]
     return "\n\n".join(blocks) + "\n"
 

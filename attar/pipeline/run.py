@@ -25,7 +25,8 @@ from attar.export.onnx import to_onnx
 from attar.export.onnx.plain import export_plain
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
-from attar.pipeline.report import Report, write as write_report
+from attar.pipeline.report import Report
+from attar.pipeline.report import write as write_report
 from attar.pipeline.stages import Stages, folder_digest, key_of
 from attar.pipeline.steps import Material, Runner, points, single_ms
 from attar.runtime.bench.coordinator import bench
@@ -51,12 +52,15 @@ class Data:
 def read_data(recipe: Recipe, override: str | None = None) -> Data:
     """Reads, checks and splits the recipe's data; `override` replaces `train` by a user's own file."""
     d = recipe.data
-    columns = {"text": d.text_column, "label": d.label_column}
-    everything = resolve_data(override or d.train, **columns)
+
+    def labelled(spec: str) -> Examples:
+        return resolve_data(spec, text=d.text_column, label=d.label_column)
+
+    everything = labelled(override or d.train)
     if isinstance(d.dev, str) or isinstance(d.test, str):
         if not (isinstance(d.dev, str) and isinstance(d.test, str)):
             raise DataError("[data] dev and test are either both files or both sizes")
-        dev, test = resolve_data(d.dev, **columns), resolve_data(d.test, **columns)
+        dev, test = labelled(d.dev), labelled(d.test)
         splits = Splits(train=remove_overlap(everything, dev, test), dev=remove_overlap(dev, test), test=test)
     else:
         splits = split(everything, dev=d.dev, test=d.test, seed=d.seed)
@@ -106,7 +110,6 @@ class Run:
             report["overhead"] = measured["overhead"]
             report["bundle"] = bundle_info(self.out / "bundle", measured)
         report["seconds"] = round(time.monotonic() - self.started, 1)
-        report["computed_seconds"] = round(sum(self.stages.seconds.values()), 1)
         write_report(report, self.out)
         if final is None:
             raise GateError(
@@ -155,7 +158,11 @@ class Run:
             model = export_plain(folder)
             bare = in_memory(student, model=model)
             found["p50_ms"] = round(single_ms(bare, s.dev.texts), 4)
-            files = {"model.onnx": model, "tokenizer.json": student.tokenizer, "golden.json": b'{"texts":[],"scores":[]}'}
+            files = {
+                "model.onnx": model,
+                "tokenizer.json": student.tokenizer,
+                "golden.json": b'{"texts":[],"scores":[]}',
+            }
             write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32"), files)
             found["folder"] = part.name
             return found
@@ -179,7 +186,9 @@ class Run:
         key = key_of(self.teacher_key, self.max_length)
         return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.max_length)
 
-    def finish(self, student: Callable[[], Student], key: str, judged: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    def finish(
+        self, student: Callable[[], Student], key: str, judged: dict[str, Any]
+    ) -> tuple[Path | None, dict[str, Any]]:
         """Parity, the gate on the exported bytes, and the bundle; no folder where the gate was not passed."""
         s = self.data.splits
 
@@ -202,7 +211,13 @@ class Run:
                 )  # fmt: skip
             final.save(part / "student")
             dev = points(runtime, s.dev)
-            return {"verdict": verdict.to_json(), "gate": gate, "parity": proved.to_json(), "dev": dev, "passed": passed}
+            return {
+                "verdict": verdict.to_json(),
+                "gate": gate,
+                "parity": proved.to_json(),
+                "dev": dev,
+                "passed": passed,
+            }
 
         key = key_of(key, s.test.digest(), asdict(self.recipe.gate), self.recipe.name, self.allow_failed_gate)
         folder, result = self.stages.run("final", key, work)

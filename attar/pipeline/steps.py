@@ -112,7 +112,9 @@ class Runner:
         before: dict[str, Any] | None = None
         for number, spec in enumerate(specs, 1):
             name = f"{number:02d}-{spec.use}"
-            step_key = key_of(key, spec.use, asdict(spec.settings), spec.max_loss, spec.must_pay, self.material.digest())
+            step_key = key_of(
+                key, spec.use, asdict(spec.settings), spec.max_loss, spec.must_pay, self.material.digest()
+            )
             work = self._work(load, spec, before, max_length)
             folder, result = self.stages.run(name, step_key, work)
             record = {**result, "name": name, "cached": self.stages.cached[name], "seconds": self.stages.seconds[name]}
@@ -166,9 +168,7 @@ def _changed(a: Student, b: Student) -> bool:
     return any(not np.array_equal(mine[k].numpy(), theirs[k].numpy()) for k in mine)
 
 
-def judge(
-    spec: StepSpec, ratio: Ratio, accuracy: float, reference: float | None, changed: bool
-) -> tuple[bool, str]:
+def judge(spec: StepSpec, ratio: Ratio, accuracy: float, reference: float | None, changed: bool) -> tuple[bool, str]:
     """Whether a step's result is kept, and why: it must change something, pay where it must, and not cost too much."""
     speed = f"{ratio.ratio:.2f}x as fast (95 % interval {ratio.low:.2f}-{ratio.high:.2f})"
     loss = None if reference is None else reference - accuracy

@@ -31,18 +31,23 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th, td { padding: .5rem .8rem; text-align: right; white-space: nowrap; vertical-align: top; }
 th { color: var(--muted); font-weight: 500; font-size: .8rem; }
 tbody td, tbody th { border-top: 1px solid var(--line); }
+tbody th { color: inherit; font-size: .9rem; font-weight: 400; }
 .text { text-align: left; }
-.wide { white-space: normal; min-width: 15rem; }
+.wide { white-space: normal; min-width: 12rem; }
 .wide small { display: block; color: var(--muted); font-size: .8rem; overflow-wrap: anywhere; }
 .dropped td { color: var(--muted); } .dropped .tag { color: var(--bad); }
 .tag { color: var(--good); }
 .charts { display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.charts + .charts { margin-top: .8rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
 figure { margin: 0; padding: .9rem 1rem .6rem; }
 figcaption { font-weight: 600; font-size: .9rem; }
 figcaption span { display: block; color: var(--muted); font-weight: 400; font-size: .8rem; }
-figure svg { display: block; width: 100%; max-width: 30rem; height: auto; }
+figure svg { display: block; width: 100%; max-width: 30rem; height: auto; margin-top: .5rem; }
 svg text { font-family: system-ui, sans-serif !important; }
+.facts { display: grid; column-gap: 2.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: 0; font-size: .9rem; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 pre { overflow-x: auto; padding: 1rem; font-size: .82rem; background: var(--card);

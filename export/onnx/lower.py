@@ -93,9 +93,7 @@ class _Lowering:
         bias = g.weight(f"{module}.bias", self.state[f"{module}.bias"])
         if len(inputs) == 1:
             return g.op("LayerNormalization", [*inputs, scale, bias], name, axis=-1, epsilon=self.shape.eps)
-        return g.op(
-            "SkipLayerNormalization", [*inputs, scale, bias], name, domain=MICROSOFT, epsilon=self.shape.eps
-        )
+        return g.op("SkipLayerNormalization", [*inputs, scale, bias], name, domain=MICROSOFT, epsilon=self.shape.eps)
 
     def layer(self, x: str, mask: str, index: int, shape: LayerShape, last: bool) -> str:
         g, base = self.graph, f"layers.{index}"

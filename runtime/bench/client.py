@@ -25,8 +25,7 @@ def module_for(path: Path) -> str:
     if (path / "config.json").is_file():
         return "attar.distill.bench_worker"
     raise SettingsError(
-        f"nothing to benchmark at {path}: it should be a bundle ({MANIFEST}) "
-        "or a Hugging Face folder (config.json)"
+        f"nothing to benchmark at {path}: it should be a bundle ({MANIFEST}) or a Hugging Face folder (config.json)"
     )
 
 
@@ -53,9 +52,7 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         process = self._process
         if process.poll() is None and kind is not None:
             process.kill()
@@ -83,9 +80,7 @@ class Worker:
             line = ""
         if not line:
             code = self._process.wait()
-            raise AttarError(
-                f"benchmark worker for {self.name} died during {op!r} (exit {code}): {self._last_words()}"
-            )
+            raise AttarError(f"benchmark worker for {self.name} died during {op!r} (exit {code}): {self._last_words()}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise AttarError(f"{self.name}: {reply['error']}")

@@ -42,9 +42,7 @@ class _System:
 
     def result(self) -> SystemResult:
         ordered = sorted(self.calls)
-        p50, p90, p99 = (
-            ordered[min(len(ordered) - 1, int(len(ordered) * q))] / 1e6 for q in (0.5, 0.9, 0.99)
-        )
+        p50, p90, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * q))] / 1e6 for q in (0.5, 0.9, 0.99))
         return SystemResult(self.worker.name, self.kind, p50, p90, p99, median(self.rates), self.batch)
 
 
@@ -181,8 +179,7 @@ def _accuracy(
         foreign = sorted(set(labels) - set(system.labels))
         if foreign:
             notes.append(
-                f"{name} does not know the label {foreign[0]!r} "
-                f"(it knows {', '.join(system.labels)}): not judged"
+                f"{name} does not know the label {foreign[0]!r} (it knows {', '.join(system.labels)}): not judged"
             )
             points.append(None)
             continue

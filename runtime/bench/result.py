@@ -87,7 +87,7 @@ class BenchResult:
             for s in self.systems
         ]
         lines += [
-            f"{s.value.ratio:.2f}x faster than {s.name} by {s.metric} "
+            f"{s.value.ratio:.2f}x the speed of {s.name} by {s.metric} "
             f"(95 % interval {s.value.low:.2f} to {s.value.high:.2f}, {s.value.rounds} rounds)"
             for s in self.ratios
         ]

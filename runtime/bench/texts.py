@@ -44,28 +44,20 @@ TEXTS: tuple[str, ...] = (
     "shore.",
     "The app is fast and tidy, but it forgets my settings whenever I switch to another phone.",
     "We chose the cheaper plan, and so far neither speed nor support has given us reason to complain.",
-    "The orchestra rushed through the first movement as though the last tram were about to leave "
-    "without them.",
-    "What begins as a simple story about two brothers becomes a moving study of guilt, pride and "
-    "forgiveness.",
+    "The orchestra rushed through the first movement as though the last tram were about to leave without them.",
+    "What begins as a simple story about two brothers becomes a moving study of guilt, pride and forgiveness.",
     "The shoes look elegant and fit well, but after an hour on cobblestones my feet were begging for mercy.",
-    "It took four calls, two letters and a visit to the branch before anyone admitted that the error "
-    "was theirs.",
+    "It took four calls, two letters and a visit to the branch before anyone admitted that the error was theirs.",
     "Although the contract promised a new kitchen within six weeks, it took the builders five months, "
     "two inspections and a lawyer's letter before the water ran again, and the drawers under the sink "
     "still refuse to open.",
-    "Everything about this laptop is excellent except the fan, which starts to howl as soon as a video "
-    "call begins.",
-    "The author knows her subject thoroughly, yet she explains it so lightly that even the chapter on "
-    "tax law is fun.",
+    "Everything about this laptop is excellent except the fan, which starts to howl as soon as a video call begins.",
+    "The author knows her subject thoroughly, yet she explains it so lightly that even the chapter on tax law is fun.",
     "Our room smelled of smoke, the window would not close, and the manager suggested that we should "
     "try sleeping with earplugs.",
-    "Although the first half drags, the last thirty minutes are so tense that I forgot the popcorn in "
-    "my lap.",
-    "The city council has approved a plan to plant nine thousand trees along the ring road over the "
-    "next five years.",
-    "I bought this vacuum cleaner for a small flat with two cats, and it has not lost any suction in "
-    "six months.",
+    "Although the first half drags, the last thirty minutes are so tense that I forgot the popcorn in my lap.",
+    "The city council has approved a plan to plant nine thousand trees along the ring road over the next five years.",
+    "I bought this vacuum cleaner for a small flat with two cats, and it has not lost any suction in six months.",
     "The speaker answered every question with patience and wit, even the one from the man who had "
     "clearly slept through her talk.",
     "Setting up the printer took the whole evening because the manual describes a menu that has not "

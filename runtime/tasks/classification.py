@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """One answer. `score` is the label's probability; `truncated` says that the text was longer than the model reads."""
+    """One answer. `score` is the label's probability; `truncated`: the text was longer than the model reads."""
 
     label: str
     score: float

@@ -126,9 +126,7 @@ def test_verify(bundle: Path, tmp_path: Path) -> None:
     refused(attar("verify", stray), "notes.txt is not listed")
 
 
-@pytest.mark.parametrize(
-    "name", ["model.onnx", "tokenizer.json", "golden.json", "README.md", "manifest.json"]
-)
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "golden.json", "README.md", "manifest.json"])
 def test_verify_finds_a_flipped_byte(tmp_path: Path, name: str) -> None:
     altered = make_tiny_bundle(tmp_path / "altered")
     data = bytearray((altered / name).read_bytes())
@@ -140,9 +138,7 @@ def test_verify_finds_a_flipped_byte(tmp_path: Path, name: str) -> None:
 def test_bench(bundle: Path, tmp_path: Path) -> None:
     table = tmp_path / "in.csv"
     table.write_text("text,label\ngood,positive\nbad film,negative\n")
-    done = attar(
-        "bench", bundle, "--against", bundle, "--data", table, "--rounds", 2, "--threads", 1, "--json"
-    )
+    done = attar("bench", bundle, "--against", bundle, "--data", table, "--rounds", 2, "--threads", 1, "--json")
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["speedup_p50"]["ratio"] > 0
     assert record["accuracy"]["bundle"] == 100

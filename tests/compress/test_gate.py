@@ -131,9 +131,7 @@ def test_more_margin_never_makes_it_worse(row: tuple[int, int, int, int], one: f
 
 @given(counts, st.floats(0.5, 20))
 @settings(deadline=None)
-def test_needed_is_the_fewest_examples_that_pass_at_these_rates(
-    row: tuple[int, int, int, int], margin: float
-) -> None:
+def test_needed_is_the_fewest_examples_that_pass_at_these_rates(row: tuple[int, int, int, int], margin: float) -> None:
     gate = GateSettings(margin=margin)
     verdict = judge(*answers(*row), gate)
     if verdict.needed is None:
@@ -152,8 +150,7 @@ def test_needed_is_the_fewest_examples_that_pass_at_these_rates(
 def test_a_worked_sentence() -> None:
     verdict = judge(*answers(1678, 50, 40, 232), GateSettings())
     assert verdict.sentence() == (
-        "PASS: student 85.9 % vs teacher 86.4 %: -0.5 points, 95 % lower bound -1.3, margin 2.0, "
-        "2,000 examples"
+        "PASS: student 85.9 % vs teacher 86.4 %: -0.5 points, 95 % lower bound -1.3, margin 2.0, 2,000 examples"
     )
     few = judge(*answers(84, 3, 2, 11), GateSettings())
     assert few.sentence().startswith("NOT ENOUGH DATA: student 86.0 % vs teacher 87.0 %: -1.0 points")

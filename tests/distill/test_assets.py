@@ -141,9 +141,7 @@ def test_not_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: s
         fetch("toy")
 
 
-def test_a_given_archive_with_another_hash_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_given_archive_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, wheel(tmp_path / "given" / "toy-1.0.whl", MEMBERS), sha256="0" * 64)
     with pytest.raises(AssetError, match=r"toy-1\.0\.whl: has sha256 .* instead of 0{64}.*delete it"):
         fetch("toy")
@@ -170,9 +168,7 @@ def test_one_flipped_byte_in_the_cache_is_repaired(
     assert os.listdir(file.parent.parent) == [file.parent.name]
 
 
-def pip_that(
-    monkeypatch: pytest.MonkeyPatch, returncode: int, stderr: str, wares: Path | None = None
-) -> list[str]:
+def pip_that(monkeypatch: pytest.MonkeyPatch, returncode: int, stderr: str, wares: Path | None = None) -> list[str]:
     """Replaces the run of pip; returns the list that will hold its command line and its requirements."""
     seen: list[str] = []
 

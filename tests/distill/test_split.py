@@ -8,22 +8,16 @@ from attar.distill.data.split import Splits, check_disjoint, normalise, remove_o
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
 
-WORDS = st.lists(
-    st.sampled_from(["good", "Good", "bad!", "BAD", "film", "ﬁlm", "-", ":)"]), min_size=1, max_size=3
-)
+WORDS = st.lists(st.sampled_from(["good", "Good", "bad!", "BAD", "film", "ﬁlm", "-", ":)"]), min_size=1, max_size=3)
 TEXTS = st.lists(st.one_of(WORDS.map(" ".join), st.text(min_size=1)), min_size=1, max_size=40)
 
 
 def numbered(count: int) -> Examples:
-    return Examples(
-        tuple(f"text {n}" for n in range(count)), tuple(str(n % 3) for n in range(count)), "made up"
-    )
+    return Examples(tuple(f"text {n}" for n in range(count)), tuple(str(n % 3) for n in range(count)), "made up")
 
 
 @given(texts=TEXTS, dev=st.floats(0, 0.4), test=st.integers(0, 3), seed=st.integers(0, 9))
-def test_no_normalised_sentence_is_in_two_splits_or_lost(
-    texts: list[str], dev: float, test: int, seed: int
-) -> None:
+def test_no_normalised_sentence_is_in_two_splits_or_lost(texts: list[str], dev: float, test: int, seed: int) -> None:
     try:
         splits = split(Examples(tuple(texts), None, "made up"), dev=dev, test=test, seed=seed)
     except DataError:

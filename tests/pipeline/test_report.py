@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, harmless whatever the names are, the same bytes each time; and a table."""
+"""The report: a page that stands alone, is harmless whatever the names and the same each time; a table."""
 
 import copy
 import json
@@ -12,19 +12,28 @@ import pytest
 
 from attar.compress.gate import GateSettings, judge
 from attar.pipeline.html import render
-from attar.pipeline.report import GateInfo, Report, StageInfo, table, write
+from attar.pipeline.report import BenchInfo, GateInfo, Interval, Report, StageInfo, SystemInfo, table, write
 
 HOSTILE = "<script>alert(1)</script>\" onload='x' & $\\frac$ \x1b[2J ]]> --> </style>"
+WHY = "not faster: 1.01 (0.98-1.04) for 2.6 points of accuracy"
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 def stage(name: str, use: str, **changes: object) -> StageInfo:
     """One kept stage, changed as asked."""
-    values: dict[str, object] = {
-        "name": name, "use": use, "kept": True, "reason": "", "accuracy": 90.1, "size_mb": 267.8,
-        "parameters": 66_955_010, "p50_ms": 16.9, "speedup": None, "seconds": 12.0, "cached": False, "settings": {},
-    }  # fmt: skip
-    return cast(StageInfo, {**values, **changes})
+    figures = {"accuracy": 90.1, "size_mb": 44.2, "parameters": 11_004_000, "p50_ms": 5.1, "seconds": 12.0}
+    rest = {"kept": True, "reason": "", "speedup": None, "cached": False, "settings": {}}
+    return cast(StageInfo, {"name": name, "use": use, **figures, **rest, **changes})
+
+
+def times(ratio: float, low: float, high: float) -> Interval:
+    """A ratio with its interval."""
+    return {"ratio": ratio, "low": low, "high": high}
+
+
+def system(name: str, p50: float, p90: float, p99: float, rate: float) -> SystemInfo:
+    """One measured system, single texts."""
+    return {"name": name, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "throughput_per_s": rate, "batch": 1}
 
 
 def gate(both: int = 1678, teacher_only: int = 50, student_only: int = 40, neither: int = 232) -> GateInfo:
@@ -39,62 +48,61 @@ def gate(both: int = 1678, teacher_only: int = 50, student_only: int = 40, neith
 
 def stages() -> list[StageInfo]:
     """A plausible recipe: one stage is dropped."""
-    return [
-        stage("shrink", "distill.students.layers", accuracy=89.9, size_mb=91.1, parameters=22_713_986, p50_ms=7.31,
-              speedup={"ratio": 2.31, "low": 2.24, "high": 2.39}, seconds=1260.0, reason="12 layers to 6"),
-        stage("vocabulary", "compress.vocabulary.trim", accuracy=89.8, size_mb=57.4, parameters=14_301_314,
-              p50_ms=7.29, speedup={"ratio": 1.0, "low": 0.99, "high": 1.02}, seconds=4.0, cached=True,
-              reason="30,522 to 8,611 tokens: size, not speed"),
-        stage("heads", "compress.prune.heads", accuracy=87.2, size_mb=55.0, parameters=13_700_000, p50_ms=7.2,
-              speedup={"ratio": 1.01, "low": 0.98, "high": 1.04}, seconds=95.0, kept=False,
-              reason="not faster: 1.01 (0.98-1.04) for 2.6 points of accuracy"),
-        stage("neurons", "compress.prune.neurons", accuracy=89.5, size_mb=44.2, parameters=11_004_000, p50_ms=5.1,
-              speedup={"ratio": 1.43, "low": 1.39, "high": 1.47}, seconds=610.0, reason="FFN 1,536 to 640"),
-        stage("recover", "distill.train", accuracy=90.3, size_mb=44.2, parameters=11_004_000, p50_ms=5.12,
-              speedup=None, seconds=2112.0, reason="3 epochs on 60,000 unlabelled texts"),
-        stage("int8", "compress.quantize.int8", accuracy=90.1, size_mb=11.6, parameters=11_004_000, p50_ms=2.16,
-              speedup={"ratio": 2.37, "low": 2.30, "high": 2.45}, seconds=31.0, reason="per token, per channel"),
-    ]  # fmt: skip
+    shrink = stage("shrink", "distill.students.layers", accuracy=89.9, size_mb=91.1, parameters=22_713_986, p50_ms=7.31)
+    shrink |= {"speedup": times(2.31, 2.24, 2.39), "seconds": 1260.0, "reason": "12 layers to 6"}
+    words = stage("vocabulary", "compress.vocabulary.trim", accuracy=89.8, size_mb=57.4, p50_ms=7.29, cached=True)
+    words |= {"speedup": times(1.0, 0.99, 1.02), "reason": "30,522 to 8,611 tokens: size, not speed"}
+    heads = stage("heads", "compress.prune.heads", accuracy=87.2, size_mb=55.0, p50_ms=7.2, kept=False)
+    heads |= {"speedup": times(1.01, 0.98, 1.04), "reason": WHY}
+    neurons = stage("neurons", "compress.prune.neurons", accuracy=89.5, reason="FFN 1,536 to 640", seconds=610.0)
+    neurons |= {"speedup": times(1.43, 1.39, 1.47)}
+    recover = stage("recover", "distill.train", accuracy=90.3, p50_ms=5.12, reason="3 epochs", seconds=2112.0)
+    int8 = stage("int8", "compress.quantize.int8", size_mb=11.6, p50_ms=2.16, reason="per token, per channel")
+    int8 |= {"speedup": times(2.37, 2.30, 2.45), "seconds": 31.0}
+    return [shrink, words, heads, neurons, recover, int8]
+
+
+def bench() -> BenchInfo:
+    """The bundle against two others."""
+    pytorch, plain = "PyTorch 2.13 eager, the teacher", "ONNX Runtime fp32, the teacher"
+    return {
+        "systems": [
+            system("attar bundle", 2.2, 2.41, 2.9, 1204.0),
+            system(plain, 16.9, 17.6, 19.2, 88.0),
+            system(pytorch, 41.3, 44.0, 50.7, 31.0),
+        ],
+        "ratios": [
+            {"name": pytorch, "metric": "p50", "rounds": 25, **times(18.77, 18.1, 19.4)},
+            {"name": plain, "metric": "p50", "rounds": 25, **times(7.68, 7.51, 7.9)},
+            {"name": plain, "metric": "throughput", "rounds": 25, **times(13.7, 13.2, 14.1)},
+        ],
+        "how": "Interleaved rounds, each system in a process of its own, 2 threads, 200 held-out texts a round.",
+    }
 
 
 @pytest.fixture
 def report() -> Report:
     """A whole run, with made-up numbers."""
-    pytorch, plain = "PyTorch 2.13 eager, the teacher", "ONNX Runtime fp32, the teacher"
+    files = {"model.onnx": 11_600_210, "tokenizer.json": 480_112}
+    name = "textattack/bert-base-uncased-SST-2"
     return {
         "title": "sentiment",
         "created": "2026-11-05T14:03:22Z",
         "attar": "0.1.0",
         "task": {"kind": "classification", "labels": ["negative", "positive"], "metric": "accuracy"},
         "data": {"train": 6920, "dev": 872, "test": 1821, "unlabelled": 60_000, "source": "data/sst2"},
-        "teacher": {"name": "textattack/bert-base-uncased-SST-2", "parameters": 109_483_778, "size_mb": 438.0,
-                    "dev": 92.4, "test": 86.4, "p50_ms": 16.9},
+        "teacher": {"name": name, "parameters": 109_483_778, "size_mb": 438.0, "dev": 91.2, "p50_ms": 16.9},
         "stages": stages(),
         "gate": gate(),
-        "bundle": {"size_mb": 12.1, "files": {"model.onnx": 11_600_210, "tokenizer.json": 480_112}, "dev": 90.1,
-                   "scheme": "int8 per token", "p50_ms": 2.2},
-        "bench": {
-            "systems": [
-                {"name": "attar bundle", "p50_ms": 2.2, "p90_ms": 2.41, "p99_ms": 2.9, "throughput_per_s": 1204.0,
-                 "batch": 1},
-                {"name": plain, "p50_ms": 16.9, "p90_ms": 17.6, "p99_ms": 19.2, "throughput_per_s": 88.0, "batch": 1},
-                {"name": pytorch, "p50_ms": 41.3, "p90_ms": 44.0, "p99_ms": 50.7, "throughput_per_s": 31.0,
-                 "batch": 1},
-            ],
-            "ratios": [
-                {"name": pytorch, "metric": "p50", "ratio": 18.77, "low": 18.1, "high": 19.4, "rounds": 25},
-                {"name": plain, "metric": "p50", "ratio": 7.68, "low": 7.51, "high": 7.9, "rounds": 25},
-                {"name": plain, "metric": "throughput", "ratio": 13.7, "low": 13.2, "high": 14.1, "rounds": 25},
-            ],
-            "how": "Interleaved rounds, each system in a process of its own, 2 threads, 200 held-out texts a round.",
-        },
-        "overhead": {"ratio": 1.021, "low": 1.012, "high": 1.03},
+        "bundle": {"size_mb": 12.1, "files": files, "dev": 90.1, "scheme": "int8 per token", "p50_ms": 2.2},
+        "bench": bench(),
+        "overhead": times(1.021, 1.012, 1.03),
         "parity": {"max_abs": 3.1e-6, "mean_abs": 4.0e-7, "texts": 200, "checks": ["batches of 1, 2, 7", "padding"]},
         "machine": {"cpu": "AMD EPYC 9R14", "cores": 2, "system": "Linux 6.1", "python": "3.11.2"},
         "versions": {"torch": "2.13.0", "onnxruntime": "1.32.0"},
-        "recipe": '[teacher]\nmodel = "textattack/bert-base-uncased-SST-2"\n\n[[step]]\nuse = "distill.train"\n',
+        "recipe": f'[teacher]\nmodel = "{name}"\n\n[[step]]\nuse = "distill.train"\n',
         "seconds": 4124.0,
-    }  # fmt: skip
+    }
 
 
 class Checker(HTMLParser):
@@ -134,7 +142,7 @@ def test_page_is_well_formed_and_names_everything(report: Report) -> None:
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
     for row in report["stages"]:
         assert row["name"] in page.text
-    assert "not faster: 1.01 (0.98-1.04) for 2.6 points of accuracy" in page.text
+    assert WHY in page.text
     for expected in (
         "PASS",
         "18.8×",
@@ -232,14 +240,15 @@ def test_terminal_table_shows_the_numbers(report: Report) -> None:
         assert figure in row
     dropped = next(place for place, line in enumerate(lines) if " heads " in line)
     assert "dropped" in lines[dropped]
-    assert lines[dropped + 1].strip() == "dropped: not faster: 1.01 (0.98-1.04) for 2.6 points of accuracy"
+    assert lines[dropped + 1].strip() == f"dropped: {WHY}"
     assert "18.77x [18.10, 19.40] p50 against PyTorch 2.13 eager, the teacher, 25 rounds" in lines
     assert "36.2x smaller than the teacher" in text
     assert lines[-2].startswith("PASS: student 85.9 % vs teacher 86.4 %") or lines[-1].startswith("PASS: ")
 
 
 def test_columns_are_aligned(report: Report) -> None:
-    header, *rows = [line for line in table(report).split("\n\n")[1].splitlines() if "dropped: " not in line]
+    lines = table(report).split("\n\n")[1].splitlines()
+    header, *rows = [f"{line} " for line in lines if "dropped: " not in line]
     for name in ("dev acc %", "size MB", "params M", "p50 ms"):
         end = header.index(name) + len(name)
         assert all(row[end - 1].isdigit() and row[end] == " " for row in rows)

@@ -45,9 +45,7 @@ def test_equal_rounds_leave_no_width() -> None:
     assert [found.ratio, found.low, found.high] == pytest.approx([2, 2, 2])
 
 
-@pytest.mark.parametrize(
-    ("freedom", "value"), [(1, 12.706), (8, 2.306), (30, 2.042), (40, 2.021), (120, 1.980)]
-)
+@pytest.mark.parametrize(("freedom", "value"), [(1, 12.706), (8, 2.306), (30, 2.042), (40, 2.021), (120, 1.980)])
 def test_t_table(freedom: int, value: float) -> None:
     assert t95(freedom) == pytest.approx(value, abs=2.5e-3)
 
@@ -94,9 +92,7 @@ def test_bench_of_two_bundles(pair: tuple[Path, Path]) -> None:
     for key in ("speedup_p50", "speedup_throughput"):
         assert 0 < record[key]["low"] <= record[key]["ratio"] <= record[key]["high"]
     assert [s["name"] for s in record["systems"]] == ["ours", "base", "base#3"]
-    assert {"name", "kind", "p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "batch"} == set(
-        record["systems"][0]
-    )
+    assert {"name", "kind", "p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "batch"} == set(record["systems"][0])
     assert [(r["name"], r["metric"], r["rounds"]) for r in record["ratios"]] == [
         (name, metric, 3) for name in ("base", "base#3") for metric in ("p50", "throughput")
     ]
@@ -107,7 +103,7 @@ def test_bench_of_two_bundles(pair: tuple[Path, Path]) -> None:
     assert record["machine"]["cpu"]
     assert "interleaved" in record["how"]
     assert "round 3 of 3" in said
-    assert "faster than base by p50" in result.table()
+    assert "x the speed of base by p50" in result.table()
 
 
 def test_baseline_with_other_labels_is_noted_and_not_judged(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -127,9 +123,7 @@ def test_broken_baseline_is_a_clear_error(pair: tuple[Path, Path], tmp_path: Pat
         bench(pair[0], [broken], ["good"], rounds=2, threads=1)
 
 
-def test_a_dead_worker_leaves_its_last_words(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_worker_leaves_its_last_words(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attar.runtime.bench.client.module_for", lambda _: "attar.no_such_worker")
     with pytest.raises(AttarError, match=r"ours died during 'load' \(exit 1\): .*attar\.no_such_worker"):
         bench(pair[0], [], ["good"], rounds=2, threads=1)

@@ -42,8 +42,7 @@ V1 = {"proc/self/cgroup": "5:memory:/pod\n4:cpu,cpuacct:/pod/box\n3:cpuset:/\n0:
         (V2 | {"sys/fs/cgroup/pod/box/cpu.max": "6400000 100000\n"}, 16),
         # the parent's quota binds the child too
         (
-            V2
-            | {"sys/fs/cgroup/pod/box/cpu.max": "max 100000", "sys/fs/cgroup/pod/cpu.max": "400000 100000"},
+            V2 | {"sys/fs/cgroup/pod/box/cpu.max": "max 100000", "sys/fs/cgroup/pod/cpu.max": "400000 100000"},
             4,
         ),
         # in a container the mount point is the container's own group, whatever path the process is told
@@ -79,9 +78,7 @@ def test_affinity_binds():
 
 
 def test_instruction_sets_of_x86_and_arm(tmp_path):
-    x86 = tree(
-        tmp_path / "x86", {"proc/cpuinfo": "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni sse\n"}
-    )
+    x86 = tree(tmp_path / "x86", {"proc/cpuinfo": "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni sse\n"})
     arm = tree(tmp_path / "arm", {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"})
     assert cpu.instruction_sets(x86) == {"avx2", "avx512_vnni"}
     assert cpu.instruction_sets(arm) == {"asimddp", "i8mm"}

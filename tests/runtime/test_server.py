@@ -57,9 +57,7 @@ def test_answers_keep_the_order(client: httpx.Client) -> None:
     assert answers[0]["score"] == max(answers[0]["scores"].values())
 
 
-@pytest.mark.parametrize(
-    "body", [{"texts": "a good film"}, {"text": "a good film"}, {"texts": ["a good film"]}]
-)
+@pytest.mark.parametrize("body", [{"texts": "a good film"}, {"text": "a good film"}, {"texts": ["a good film"]}])
 def test_ways_to_send_one_text(client: httpx.Client, body: dict[str, Any]) -> None:
     answers = client.post("/predict", json=body).json()["answers"]
     assert [a["label"] for a in answers] == ["positive"]
@@ -73,9 +71,7 @@ def test_unusual_but_valid(client: httpx.Client) -> None:
     assert client.post("/predict", json={"texts": ["film"] * MAX_BATCH}).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"text": "\xff"}', b"[" * 100_000, b'{"text": ' + b"1" * 5000 + b"}"]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b'{"text": "\xff"}', b"[" * 100_000, b'{"text": ' + b"1" * 5000 + b"}"])
 def test_bad_json_is_400(client: httpx.Client, body: bytes) -> None:
     reply = client.post("/predict", content=body)
     assert (reply.status_code, set(reply.json())) == (400, {"error"})
