@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,7 @@ class Run:
             "gate": final["gate"],
             "parity": final["parity"],
             "machine": machine(),
+            "versions": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "numpy")},
             "recipe": self.recipe.text,
         }  # fmt: skip
 
