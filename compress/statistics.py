@@ -92,9 +92,11 @@ def refit(weight: Tensor, moment: Tensor, kept: Tensor, damp: float = 1e-3) -> T
     """Least squares: the columns `kept` (k,) of weight (out, in) that best reproduce its outputs -> (out, k).
 
     Minimises E|W x - V x_kept|^2 with the second moment (in, in) of x (as in Optimal Brain Surgeon, Hassibi 1993).
+    The damping draws V towards the old columns, so that nothing changes where nothing was lost.
     """
+    old = weight[:, kept].double()
     inner = moment[kept][:, kept]
-    inner = inner + damp * inner.diagonal().mean() * torch.eye(len(kept), dtype=inner.dtype)
-    cross = weight.double() @ moment[:, kept]
-    solved: Tensor = torch.linalg.solve(inner, cross.T)
-    return solved.T.to(weight.dtype)
+    lost = weight.double() @ moment[:, kept] - old @ inner
+    ridge = damp * inner.diagonal().mean().clamp_min(1e-12)
+    solved: Tensor = torch.linalg.solve(inner + ridge * torch.eye(len(kept), dtype=inner.dtype), lost.T)
+    return (old + solved.T).to(weight.dtype)

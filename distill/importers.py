@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,7 +20,10 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """How one family names its weights. `{}` stands for the layer's number; positions start at `offset`."""
+    """How one family names its weights. `{}` stands for the layer's number.
+
+    `pad_offset`: positions are counted from behind the id of the padding token, as RoBERTa does.
+    """
 
     prefix: str
     layer: str
@@ -27,7 +31,7 @@ class Family:
     dense: str
     classifier: str
     head_activation: str
-    offset: int = 0
+    pad_offset: bool = False
 
 
 _BERT_NAMES = {
@@ -51,7 +55,7 @@ _DISTIL_NAMES = {
     "ffn_norm": "output_layer_norm",
 }
 _ROBERTA = Family(
-    "roberta", "encoder.layer.{}", _BERT_NAMES, "classifier.dense", "classifier.out_proj", "tanh", offset=2
+    "roberta", "encoder.layer.{}", _BERT_NAMES, "classifier.dense", "classifier.out_proj", "tanh", pad_offset=True
 )
 FAMILIES: Mapping[str, Family] = {
     "bert": Family("bert", "encoder.layer.{}", _BERT_NAMES, "bert.pooler.dense", "classifier", "tanh"),
@@ -95,6 +99,16 @@ def read_tokenizer(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; `ModelError` where it is missing or cut short."""
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}; save the model again with safe serialization")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read, it may be truncated: {error}") from error
+
+
 def import_classifier(folder: Path) -> Checkpoint:
     """Reads a fine-tuned sequence classifier without running any of its code."""
     config = read_config(folder)
@@ -102,10 +116,8 @@ def import_classifier(folder: Path) -> Checkpoint:
     family = FAMILIES.get(kind)
     if family is None:
         raise ModelError(f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(FAMILIES)}")
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError(f"{folder} has no model.safetensors; save the model again with safe serialization")
     tokenizer = read_tokenizer(folder)
-    weights = load_file(folder / "model.safetensors")
+    weights = read_weights(folder / "model.safetensors")
     if f"{family.classifier}.weight" not in weights:
         raise ModelError(f"{folder} has no classification head: fine-tune it first (attar run does)")
     encoder = build(config, family, weights)
@@ -135,7 +147,8 @@ def build(config: Mapping[str, Any], family: Family, weights: Weights) -> Encode
     words, positions = get(base + "word_embeddings.weight"), get(base + "position_embeddings.weight")
     if words.shape[1] != _size(config, "hidden_size", "dim"):
         raise ModelError("embeddings narrower than the hidden size are not supported by this version")
-    positions = positions[family.offset :]
+    if family.pad_offset:
+        positions = positions[int(config.get("pad_token_id", 1)) + 1 :]
     if f"{base}token_type_embeddings.weight" in weights:
         positions = positions + get(base + "token_type_embeddings.weight")[0]
     shape = _shape(config, family, words, positions, get)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from attar.distill.encoder import Encoder, EncoderShape
-from attar.distill.importers import import_classifier
+from attar.distill.importers import import_classifier, read_tokenizer, read_weights
 from attar.runtime.bundle import aside
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.classification import TextClassification
@@ -81,14 +81,17 @@ class Student:
         """A saved student, or any fine-tuned classifier of a known family in a Hugging Face folder."""
         if not (folder / "student.json").is_file():
             return Student.from_checkpoint(folder)
-        record = json.loads((folder / "student.json").read_text(encoding="utf-8"))
+        try:
+            record = json.loads((folder / "student.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{folder / 'student.json'} is not valid JSON: {error}") from error
         if record.get("schema") != SCHEMA:
             raise ModelError(f"{folder} has student schema {record.get('schema')!r}, this attar reads {SCHEMA}")
         encoder = Encoder(EncoderShape.from_json(record["shape"]))
-        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+        encoder.load_state_dict(read_weights(folder / "model.safetensors"))
         return Student(
             encoder.eval(),
-            (folder / "tokenizer.json").read_bytes(),
+            read_tokenizer(folder),
             TextClassification.from_json(record["task"]),
             record["pad_id"],
             record["plan"],

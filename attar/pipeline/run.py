@@ -98,7 +98,7 @@ class Run:
         teacher = self.teacher()
         self.teacher_key = folder_digest(teacher)
         judged = self.judge_teacher(teacher)
-        student, key, records = self.steps(teacher)
+        student, key, records = self.steps(teacher, judged["dev"])
         final, gate = self.finish(student, key, judged)
         verdict = Verdict(**gate["verdict"])
         self.console.line(verdict.sentence())
@@ -179,13 +179,13 @@ class Run:
         length = min(self.max_length, student.task.max_length)
         return replace(student, task=replace(student.task, max_length=length))
 
-    def steps(self, teacher: Path) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
+    def steps(self, teacher: Path, accuracy: float) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
         s = self.data.splits
         material = Material(s.train, self.data.unlabelled, s.dev, teacher)
         runner = Runner(material, self.stages, self.console, self.recipe.quantizes)
         runner.teacher_key = self.teacher_key
         key = key_of(self.teacher_key, self.max_length)
-        return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.max_length)
+        return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.max_length, {"accuracy": accuracy})
 
     def finish(
         self, student: Callable[[], Student], key: str, judged: dict[str, Any]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.runtime.bundle import aside
+from attar.runtime.errors import SettingsError
 from attar.runtime.version import __version__
 
 
@@ -39,7 +40,10 @@ class Stages:
         self.root = root
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"cannot make the folder {root} ({error.strerror}); choose another --out") from error
         for left in [*root.glob(".*.part"), *root.glob(".*.old")]:
             shutil.rmtree(left, ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -67,7 +67,7 @@ def single_ms(model: Model, texts: Sequence[str]) -> float:
         start = time.perf_counter()
         model(text)
         times.append(1e3 * (time.perf_counter() - start))
-    return float(median(times[5:]))
+    return float(median(times[len(texts[:5]) :]))
 
 
 class Runner:
@@ -105,11 +105,14 @@ class Runner:
         )
 
     def run(
-        self, start: Callable[[], Student], start_key: str, specs: Sequence[StepSpec], max_length: int
-    ) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
-        """All steps in order; the last kept student (loaded when called), its key, and a record of every stage."""
+        self, start: Callable[[], Student], start_key: str, specs: Sequence[StepSpec], max_length: int,
+        before: Mapping[str, Any] | None = None,
+    ) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:  # fmt: skip
+        """All steps in order; the last kept student (loaded when called), its key, and a record of every stage.
+
+        `before` holds the dev `accuracy` of the start, by which the first step's `max_loss` is judged.
+        """
         load, key, records = start, start_key, []
-        before: dict[str, Any] | None = None
         for number, spec in enumerate(specs, 1):
             name = f"{number:02d}-{spec.use}"
             step_key = key_of(
@@ -126,7 +129,7 @@ class Runner:
         return load, key, records
 
     def _work(
-        self, load: Callable[[], Student], spec: StepSpec, before: dict[str, Any] | None, max_length: int
+        self, load: Callable[[], Student], spec: StepSpec, before: Mapping[str, Any] | None, max_length: int
     ) -> Callable[[Path], dict[str, Any]]:
         def work(folder: Path) -> dict[str, Any]:
             self.console.line(f"{spec.use} ...")
@@ -139,7 +142,7 @@ class Runner:
         return work
 
     def _measure(
-        self, student: Student, after: Student, spec: StepSpec, before: dict[str, Any] | None
+        self, student: Student, after: Student, spec: StepSpec, before: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         data = to_onnx(after)
         model = in_memory(after, model=data)

@@ -1,7 +1,8 @@
 """Activation-aware low-rank factorization: the product that best keeps a matrix's outputs, not its entries.
 
 W is replaced by U V of rank r that minimises E|W x - U V x|^2: with E[x x^T] = L L^T, the truncated SVD of W L, and L
-taken out again (the whitening of SVD-LLM, Wang et al. 2024, section 3). Only where it pays on the engine.
+taken out again (the whitening of SVD-LLM, Wang et al. 2024, section 3; by eigenvalues, since rounding makes some
+moments indefinite). Only where it pays on the engine.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class Settings:
 
 def factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """weight (out, in), second moment of its input (in, in) -> up (out, rank), down (rank, in)."""
-    damped = moment + 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
-    root = torch.linalg.cholesky(damped)
-    u, s, v = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+    values, vectors = torch.linalg.eigh(moment)
+    root = values.clamp_min(1e-6 * float(moment.diagonal().mean().clamp_min(1e-12))).sqrt()
+    u, s, v = torch.linalg.svd(weight.double() @ vectors * root, full_matrices=False)
     scale = s[:rank].sqrt()
-    down = torch.linalg.solve_triangular(root, (scale[:, None] * v[:rank]), upper=False, left=False)
+    down = (scale[:, None] * v[:rank] / root) @ vectors.T
     return (u[:, :rank] * scale).to(weight.dtype), down.to(weight.dtype)
 
 

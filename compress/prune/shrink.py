@@ -23,10 +23,11 @@ def choose(importance: Sequence[Tensor], keep: float, group: int) -> list[Tensor
         raise SettingsError(f"keep must be above 0 and at most 1, not {keep}")
     everything = torch.cat([i / i.norm().clamp_min(1e-12) for i in importance])
     count = max(1, round(keep * len(everything)))
-    threshold = everything.sort(descending=True).values[count - 1]
+    best = torch.zeros(len(everything), dtype=torch.bool)
+    best[everything.argsort(descending=True, stable=True)[:count]] = True  # by rank: equal units are not all kept
     kept = []
-    for layer in importance:
-        wanted = int((layer / layer.norm().clamp_min(1e-12) >= threshold).sum())
+    for layer, chosen in zip(importance, best.split([len(i) for i in importance]), strict=True):
+        wanted = int(chosen.sum())
         rounded = min(len(layer), max(group, round(wanted / group) * group))
         kept.append(layer.topk(rounded).indices.sort().values)
     return kept

@@ -21,11 +21,15 @@ from attar.runtime.errors import SettingsError
 
 @dataclass(frozen=True)
 class Settings:
-    """`schemes` to try; `texts` for calibration; `max_loss` in points of dev accuracy; `bits` as in `QuantPlan`."""
+    """`schemes` to try; `texts` for calibration; `max_loss` in points of dev accuracy; `bits` as in `QuantPlan`.
+
+    With `mixed`, a matrix is static where that rounds at most `tolerance` times as badly as per token.
+    """
 
     schemes: tuple[str, ...] = SCHEMES
     texts: int = 256
     max_loss: float = 0.5
+    tolerance: float = 8.0
     bits: int = 8
 
     def __post_init__(self) -> None:
@@ -66,6 +70,24 @@ def calibrate(student: Student, texts: Sequence[str], sample: int = 4096) -> dic
     return {name: best_scale(torch.cat(parts)) for name, parts in seen.items()}
 
 
+def rounding(x: Tensor, scale: Tensor | float) -> float:
+    """Sum of squared rounding errors of values (tokens, in) at one scale, or one a token (tokens, 1)."""
+    return float((torch.clamp(torch.round(x / scale), -127, 127) * scale - x).pow(2).sum())
+
+
+def tame(student: Student, texts: Sequence[str], scales: dict[str, float], tolerance: float) -> dict[str, float]:
+    """The static scales of those matrices whose rounding error is at most `tolerance` times that of per-token scales."""
+    static: dict[str, float] = dict.fromkeys(scales, 0.0)
+    per_token: dict[str, float] = dict.fromkeys(scales, 0.0)
+
+    def see(name: str, x: Tensor) -> None:
+        static[name] += rounding(x, scales[name])
+        per_token[name] += rounding(x, x.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127)
+
+    observe(student, texts, see)
+    return {name: scale for name, scale in scales.items() if static[name] <= tolerance * per_token[name]}
+
+
 def shared(scales: dict[str, float]) -> dict[str, float]:
     """Query, key and value read the same tensor: one scale, so that it is quantized once."""
     result = dict(scales)
@@ -78,13 +100,20 @@ def shared(scales: dict[str, float]) -> dict[str, float]:
     return result
 
 
+def _scales(scheme: str, student: Student, texts: Sequence[str], tolerance: float) -> dict[str, float]:
+    if scheme == "per_token":
+        return {}
+    scales = shared(calibrate(student, texts))
+    return scales if scheme == "static" else tame(student, texts, scales, tolerance)
+
+
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a plan; export writes the int8 nodes."""
     before = context.accuracy(student)
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []
     for scheme in settings.schemes:
-        scales = shared(calibrate(student, context.train.texts[: settings.texts])) if scheme == "static" else {}
+        scales = _scales(scheme, student, context.train.texts[: settings.texts], settings.tolerance)
         candidate = replace(student, plan=QuantPlan(scales, bits=settings.bits).to_json())
         loss = before - context.accuracy(candidate)
         ratio = context.speedup(student, candidate).ratio

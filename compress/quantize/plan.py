@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from attar.runtime.errors import SettingsError
 
-Scheme = Literal["per_token", "static"]
-SCHEMES: tuple[Scheme, ...] = ("per_token", "static")
+Scheme = Literal["per_token", "mixed", "static"]
+SCHEMES: tuple[Scheme, ...] = ("per_token", "mixed", "static")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class QuantPlan:
     @property
     def scheme(self) -> str:
         """How a report names the plan."""
-        return "int8 static" if self.scales else "int8 per token"
+        if not self.scales:
+            return "int8 per token"
+        return f"int8, {len(self.scales)} matrices static"
 
     def to_json(self) -> dict[str, Any]:
         return {"scales": dict(self.scales), "words": self.words, "bits": self.bits}

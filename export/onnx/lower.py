@@ -83,17 +83,19 @@ class _Lowering:
         length = g.op("Shape", ["input_ids"], "length", start=1, end=2)
         zero = g.weight("zero", np.array([0]))
         places = g.op("Slice", [g.weight("positions.weight", table), zero, length, zero], "positions")
-        total = g.op("Add", [found, places], "embedding_sum")
-        return self.norm([total], "embedding_norm", "embeddings")
+        return self.norm([found, places], "embedding_norm", "embeddings")
 
     def norm(self, inputs: list[str], module: str, name: str) -> str:
-        """LayerNorm of one input, or of the sum of two."""
+        """LayerNorm of the sum of the inputs.
+
+        `Sum`, not `Add`: the engine would fuse Add and LayerNormalization into SkipLayerNormalization, whose CPU
+        kernel took 3 times as long as the two apart (benchmarks/NOTES.md).
+        """
         g = self.graph
         scale = g.weight(f"{module}.weight", self.state[f"{module}.weight"])
         bias = g.weight(f"{module}.bias", self.state[f"{module}.bias"])
-        if len(inputs) == 1:
-            return g.op("LayerNormalization", [*inputs, scale, bias], name, axis=-1, epsilon=self.shape.eps)
-        return g.op("SkipLayerNormalization", [*inputs, scale, bias], name, domain=MICROSOFT, epsilon=self.shape.eps)
+        total = g.op("Sum", inputs, f"{name}_sum")
+        return g.op("LayerNormalization", [total, scale, bias], name, axis=-1, epsilon=self.shape.eps)
 
     def layer(self, x: str, mask: str, index: int, shape: LayerShape, last: bool) -> str:
         g, base = self.graph, f"layers.{index}"
@@ -102,35 +104,47 @@ class _Lowering:
             head = g.op("Slice", [x, *bounds], f"{base}.first")
         else:
             head = x
-        query = self.linear(head, f"{base}.query")
-        key, value = self.linear(x, f"{base}.key"), self.linear(x, f"{base}.value")
+        inputs, biases = [], []
+        for source, name in ((head, "query"), (x, "key"), (x, "value")):
+            product, bias = self.linear(source, f"{base}.{name}")
+            inputs.append(product)
+            biases.append(np.zeros(shape.heads * shape.head_size, np.float32) if bias is None else self.state[bias])
+        together = g.weight(f"{base}.attention_bias", np.concatenate(biases))
         context = g.op(
-            "MultiHeadAttention", [query, key, value, "", mask], f"{base}.context",
+            "MultiHeadAttention", [*inputs, together, mask], f"{base}.context",
             domain=MICROSOFT, num_heads=shape.heads, mask_filter_value=-1e4,
         )  # fmt: skip
-        attended = self.linear(context, f"{base}.output")
-        y = self.norm([attended, head], f"{base}.attention_norm", f"{base}.attended")
-        inner = self.linear(y, f"{base}.ffn_in")
+        attended = self.terms(context, f"{base}.output")
+        y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
+        inner = self.terms(y, f"{base}.ffn_in")
+        inner = inner[0] if len(inner) == 1 else g.op("Add", inner, f"{base}.ffn_biased")
         if self.shape.activation == "relu":
             inner = g.op("Relu", [inner], f"{base}.activation")
         else:
             inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
-        return self.norm([self.linear(inner, f"{base}.ffn_out"), y], f"{base}.ffn_norm", f"{base}.result")
+        return self.norm([*self.terms(inner, f"{base}.ffn_out"), y], f"{base}.ffn_norm", f"{base}.result")
 
-    def linear(self, x: str, module: str) -> str:
-        """A matrix with its bias; two products where it is factorized."""
+    def terms(self, x: str, module: str) -> list[str]:
+        """The product, and the bias where it is still to be added."""
+        product, bias = self.linear(x, module)
+        return [product] if bias is None else [product, self.graph.weight(bias, self.state[bias])]
+
+    def linear(self, x: str, module: str) -> tuple[str, str | None]:
+        """The product of a matrix, or of two where it is factorized, and the name of the bias that the caller adds.
+
+        Whoever reads the product can add the bias for nothing: attention, a residual sum, a fused activation.
+        """
         if f"{module}.down.weight" in self.state:
-            x = self.product(x, f"{module}.down", f"{module}.inner")
+            x, _ = self.product(x, f"{module}.down", f"{module}.inner")
             return self.product(x, f"{module}.up", module)
         return self.product(x, module, module)
 
-    def product(self, x: str, module: str, name: str) -> str:
+    def product(self, x: str, module: str, name: str) -> tuple[str, str | None]:
         g = self.graph
         weight = self.state[f"{module}.weight"].T
-        bias = self.state.get(f"{module}.bias")
+        bias = f"{module}.bias" if f"{module}.bias" in self.state else None
         if self.plan is None:
-            found = g.op("MatMul", [x, g.weight(f"{module}.weight", weight)], f"{name}_product")
-            return found if bias is None else g.op("Add", [found, g.weight(f"{module}.bias", bias)], name)
+            return g.op("MatMul", [x, g.weight(f"{module}.weight", weight)], name), bias
         values, scale = quantize_columns(weight, self.plan.bits)
         packed = g.weight(f"{module}.int8", values)
         static = self.plan.scales.get(module)
@@ -139,14 +153,13 @@ class _Lowering:
             quantized, row_scale = self.quantize_static(x, static)
             inputs = [quantized, packed, row_scale, g.weight(f"{module}.scale", scale), zero]
             if bias is not None:
-                inputs += ["", g.weight(f"{module}.bias", bias)]
-            return g.op("MatMulIntegerToFloat", inputs, name, domain=MICROSOFT)
+                inputs += ["", g.weight(bias, self.state[bias])]
+            return g.op("MatMulIntegerToFloat", inputs, name, domain=MICROSOFT), None
         quantized, row_scale = self.quantize_rows(x)
         one = g.weight("scale_1", np.array(1, dtype=np.float32))
         inputs = [quantized, packed, one, g.weight(f"{module}.scale", scale / 127), zero]
         found = g.op("MatMulIntegerToFloat", inputs, f"{name}_product", domain=MICROSOFT)
-        scaled = g.op("Mul", [found, row_scale], f"{name}_scaled")
-        return scaled if bias is None else g.op("Add", [scaled, g.weight(f"{module}.bias", bias)], name)
+        return g.op("Mul", [found, row_scale], name), bias
 
     def quantize_static(self, x: str, scale: float) -> tuple[str, str]:
         """u8 activations by a constant scale; shared by every matrix that reads `x` with the same scale."""

@@ -1,0 +1,274 @@
+"""The parts of a run as work of their own: distil, compress, export, convert. Nothing is kept but the result."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attar.compress.gate import GateSettings, Verdict, judge
+from attar.compress.quantize import int8
+from attar.distill import distil as distillation
+from attar.distill.data.assets import resolve_model
+from attar.distill.data.split import remove_overlap, split
+from attar.distill.finetune import local_folder
+from attar.distill.importers import read_tokenizer
+from attar.distill.student import Student
+from attar.distill.teacher import Teacher
+from attar.export import parity
+from attar.export.bundle import Evidence, in_memory, scheme, write
+from attar.export.onnx import to_onnx
+from attar.pipeline.progress import Console
+from attar.pipeline.recipe import Recipe, StepSpec
+from attar.pipeline.stages import Stages
+from attar.pipeline.steps import Material, Runner, points
+from attar.runtime.bench.texts import TEXTS
+from attar.runtime.bundle import MANIFEST
+from attar.runtime.data import Examples
+from attar.runtime.errors import DataError, ModelError, SettingsError
+from attar.runtime.model import Model
+from attar.runtime.tasks.classification import TextClassification
+
+LONGEST = 512  # tokens; what the known families were pretrained to read
+PARITY_TEXTS = 256
+NOTHING = Examples((), None, "nothing")
+INT8 = StepSpec("compress.quantize.int8", int8.Settings())
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Labelled texts, and texts held out from them: without `dev`, a tenth is split off."""
+
+    train: Examples
+    dev: Examples | None = None
+    unlabelled: Examples = NOTHING
+
+    def material(self, task: TextClassification, teacher: Path) -> Material:
+        """The texts in `task`'s own label names, with no sentence in two of the parts."""
+        everything = named(self.train, task)
+        if self.dev is None:
+            parts = split(everything, dev=0.1, test=0, seed=13)
+            train, dev = parts.train, parts.dev
+        else:
+            dev = named(self.dev, task)
+            train = remove_overlap(everything, dev)
+        if not train.texts:
+            raise DataError(f"{self.train.source} holds no text that is not in {dev.source} too; give other data")
+        return Material(train, remove_overlap(self.unlabelled, train, dev), dev, teacher)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found out about the exported bytes `model`; no verdict where there was nothing to judge by."""
+
+    model: bytes
+    runtime: Model
+    parity: parity.Parity
+    verdict: Verdict | None = None
+    judged_on: str = ""
+
+    @property
+    def gate(self) -> dict[str, Any] | None:
+        """The manifest's certificate."""
+        return None if self.verdict is None else {**self.verdict.to_json(), "split": self.judged_on}
+
+    @property
+    def evidence(self) -> Evidence:
+        """For the bundle's manifest and model card."""
+        facts = {"parity with PyTorch (fp32 logits)": f"{self.parity.max_abs:.1e} at most"}
+        if self.verdict is None:
+            return Evidence(facts=facts)
+        return Evidence(self.gate, self.verdict.sentence(), facts)
+
+
+def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, console: Console) -> Records:
+    """The recipe's steps before the first of compression, from the fine-tuned teacher; the student goes to `out`."""
+    out = vacant(out, "student.json")
+    folder = local_folder(resolve_model(teacher))
+    student = Student.load(folder)
+    student = cut_at(student, recipe.teacher.settings.max_length if recipe else LONGEST)
+    if recipe is None:
+        count = len(student.encoder.layers)
+        layers = tuple(range(count, 0, -2))[::-1]
+        specs: Sequence[StepSpec] = [StepSpec("distill.distil", distillation.Settings(layers=layers, match=layers))]
+    else:
+        specs = before_compression(recipe)
+        if not specs:
+            raise SettingsError(f"the recipe {recipe.name!r} has no distill step before its first compress step")
+    material = corpus.material(student.task, folder)
+    found, records = apply(student, material, specs, out, console, quantizes=recipe is not None and recipe.quantizes)
+    found.save(out)
+    return records
+
+
+def compress(source: Path, teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, console: Console) -> Records:
+    """The recipe's steps from the first of compression on, or int8 alone; the student goes to `out`."""
+    out = vacant(out, "student.json")
+    student, folder = Student.load(source), local_folder(resolve_model(teacher))
+    specs = [INT8] if recipe is None else recipe.steps[len(before_compression(recipe)) :]
+    if not specs:
+        raise SettingsError(f"the recipe {recipe.name if recipe else ''!r} has no compress step")
+    check_kinship(student, folder, recovers=any(s.use.startswith("distill.") for s in specs))
+    material = corpus.material(student.task, folder)
+    before = {"accuracy": points(in_memory(student), material.dev)}
+    quantizes = any(s.use.startswith("compress.quantize.") for s in specs)
+    found, records = apply(student, material, specs, out, console, quantizes=quantizes, before=before)
+    found.save(out)
+    return records
+
+
+def export(
+    source: Path, test: Examples | None, teacher: str | None, settings: GateSettings, out: Path, console: Console,
+    *, allow_failed_gate: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Parity, with data and teacher the gate, then the bundle."""
+    if (test is None) != (teacher is None):
+        raise SettingsError("the gate needs both --data and --teacher; give both, or neither for a bundle without gate")
+    out = vacant(out, MANIFEST)
+    student = Student.load(source)
+    right = None
+    if test is not None and teacher is not None:
+        test = named(split(test, dev=0, test=0, seed=0).train, student.task, source=test.source)
+        console.line(f"the teacher answers {len(test)} texts ...")
+        right = answers_right(local_folder(resolve_model(teacher)), test)
+    console.line("parity, gate and bundle ...")
+    proof = prove(student, test, right, settings)
+    return ship(student, proof, out, source.resolve().name, allow_failed_gate)
+
+
+def convert(
+    model: str, data: Examples, settings: GateSettings, out: Path, console: Console,
+    *, quantize: bool = False, max_length: int | None = None, allow_failed_gate: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """A gated bundle of a fine-tuned classifier without training; the gate's examples choose nothing."""
+    out = vacant(out, MANIFEST)
+    folder = local_folder(resolve_model(model))
+    student = cut_at(Student.load(folder), max_length or LONGEST, exact=max_length is not None)
+    examples = named(data, student.task)
+    # Repeated texts are dropped here too: they would make the gate surer than it may be.
+    parts = split(examples, dev=1 / 3 if quantize else 0, test=0, seed=13)
+    judged = replace(parts.train, source=data.source)
+    records: Records = []
+    if quantize:
+        console.line(f"{len(parts.dev)} texts choose the int8 scheme, {len(judged)} others judge it")
+        material = Material(parts.dev, NOTHING, parts.dev, folder)
+        before = {"accuracy": points(in_memory(student), parts.dev)}
+        student, records = apply(student, material, [INT8], out, console, quantizes=True, before=before)
+    console.line("parity, gate and bundle ...")
+    proof = prove(student, judged, answers_right(folder, judged), settings)
+    return {**ship(student, proof, out, Path(model).name, allow_failed_gate), "steps": records}
+
+
+def before_compression(recipe: Recipe) -> Sequence[StepSpec]:
+    """The recipe's leading steps, up to its first of compression."""
+    return tuple(takewhile(lambda s: not s.use.startswith("compress."), recipe.steps))
+
+
+def apply(
+    student: Student, material: Material, specs: Sequence[StepSpec], out: Path, console: Console,
+    *, quantizes: bool, before: Mapping[str, Any] | None = None,
+) -> tuple[Student, Records]:  # fmt: skip
+    """The steps by the machinery of a run, in a cache beside `out` that is gone afterwards."""
+    with workplace(out) as root:
+        runner = Runner(material, Stages(root), console, quantizes)
+        load, _, records = runner.run(lambda: student, "start", specs, student.task.max_length, before)
+        return load(), records
+
+
+def prove(student: Student, judged: Examples | None, right: NDArray[np.bool_] | None, settings: GateSettings) -> Proof:
+    """Parity with PyTorch and, where the teacher's right answers (N,) are known, the gate on the exported bytes."""
+    found = parity.check(student, (judged.texts if judged else TEXTS)[:PARITY_TEXTS])
+    model = to_onnx(student)
+    runtime = in_memory(student, model=model)
+    if judged is None or right is None:
+        return Proof(model, runtime, found)
+    mine = student.task.correct(runtime.logits(judged.texts), student.task.ids(judged.labels or ()))
+    return Proof(model, runtime, found, judge(right, mine, settings), judged.source)
+
+
+def ship(student: Student, proof: Proof, out: Path, name: str, allow_failed_gate: bool) -> dict[str, Any]:
+    """Writes the bundle, or raises `GateError`; what a program wants to know of it."""
+    bundle = write(
+        student, out, name=name, evidence=proof.evidence, allow_failed_gate=allow_failed_gate, model=proof.model
+    )
+    return {
+        "bundle": str(out),
+        "scheme": scheme(student),
+        "size": bundle.size,
+        "gate": proof.gate,
+        "verdict": proof.evidence.gate_sentence,
+        "parity": proof.parity.to_json(),
+    }
+
+
+def answers_right(folder: Path, judged: Examples) -> NDArray[np.bool_]:
+    """Which examples the model gets right in PyTorch fp32, reading as many tokens as it can: (N,)."""
+    model = cut_at(Student.load(folder), LONGEST)
+    saved = (folder / "student.json").is_file()
+    # A Hugging Face folder answers through its own library, so that the gate judges our import of it too.
+    logits = (
+        model.logits(judged.texts).numpy() if saved else Teacher(folder, model.task.max_length).logits(judged.texts)
+    )
+    return model.task.correct(logits, model.task.ids(judged.labels or ()))
+
+
+def named(examples: Examples, task: TextClassification, source: str | None = None) -> Examples:
+    """The examples with the task's own label names; class ids are translated, other labels are a `DataError`."""
+    labels = examples.labels or ()
+    ids = {str(i): name for i, name in enumerate(task.labels)}
+    if not set(labels) <= set(task.labels) and set(labels) <= ids.keys():
+        labels = tuple(ids[label] for label in labels)
+    try:
+        task.ids(labels)
+    except DataError as error:
+        raise DataError(f"{source or examples.source}: {error}") from error
+    return replace(examples, labels=labels, source=source or examples.source)
+
+
+def cut_at(student: Student, length: int, exact: bool = False) -> Student:
+    """The student reading at most `length` tokens; with `exact` a length it cannot read is refused."""
+    longest = min(student.encoder.shape.positions, LONGEST)
+    if exact and not 3 <= length <= longest:
+        raise SettingsError(f"max_length must be between 3 and the model's {longest} tokens, not {length}")
+    length = length if exact else min(length, student.task.max_length)
+    return replace(student, task=replace(student.task, max_length=length))
+
+
+def check_kinship(student: Student, teacher: Path, recovers: bool) -> None:
+    """Refuses a teacher whose answers mean something else than the student's."""
+    other = Student.load(teacher).task.labels
+    if other != student.task.labels:
+        raise ModelError(
+            f"{teacher} has the labels {', '.join(other)}, the student {', '.join(student.task.labels)}; "
+            "give the teacher it was distilled from"
+        )
+    if recovers and not (teacher / "student.json").is_file() and read_tokenizer(teacher) != student.tokenizer:
+        raise ModelError(f"{teacher} has another tokenizer than the student; give the teacher it was distilled from")
+
+
+def vacant(out: Path, marker: str) -> Path:
+    """`out`, if it may be written: new, empty, or an earlier result, which holds a file named `marker`."""
+    out = out.resolve()
+    if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(f"{out} exists and has no {marker}: choose another --out, or remove it")
+    return out
+
+
+@contextmanager
+def workplace(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`: the same disk, so that large caches fit where the result does."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
+    except OSError as error:
+        raise SettingsError(f"cannot write to {out.parent} ({error.strerror}); choose another --out") from error
+    with place as root:
+        yield Path(root)
