@@ -1,6 +1,6 @@
 """Size of a torch-free install, and the time from a new process to the first answer.
 
-    python benchmarks/footprint.py build/sentiment/bundle
+python benchmarks/footprint.py build/sentiment/bundle
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def main() -> None:
             for _ in range(7)
         ]
     record = {"first_answer_s": round(median(times[1:]), 3), "coldest_s": round(max(times), 3)}
-    print(f"import, load and first answer: {record['first_answer_s']} s (median of 6 after one), {times[0]:.3f} s the first")
+    print(
+        f"import, load and first answer: {record['first_answer_s']} s (median of 6 after one), {times[0]:.3f} s the first"
+    )
     print(json.dumps(record))
 
 

@@ -66,7 +66,6 @@ class Teacher:
         """Logits and the hidden states after `layers` (1-based) for every text, computed once into `cache`.
 
         bf16 passes and fp16 storage: the error is far below what a student can match (see the tests).
-        The last layer's states are kept for the first token only: all that the head reads.
         """
         rows = self._tokenizer.encode(texts).ids
         if not cache.is_dir():

@@ -57,21 +57,23 @@ class Manifest:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Manifest:
-        if record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or "schema" not in record:
+            raise BundleError(f"{MANIFEST} is not a manifest. Export the bundle again")
+        if record["schema"] != SCHEMA:
             raise BundleError(
                 f"the bundle has schema {record.get('schema')!r}, this attar reads {SCHEMA}: "
                 "upgrade attar, or export it again"
             )
         try:
             return Manifest._parse(record)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{MANIFEST} is not a manifest: {error!r}. Export the bundle again") from error
 
     @staticmethod
     def _parse(record: Mapping[str, Any]) -> Manifest:
         return Manifest(
             task=TextClassification.from_json(record["task"]),
-            files=record["files"],
+            files={n: {"sha256": str(f["sha256"]), "size": int(f["size"])} for n, f in record["files"].items()},
             limits=record["limits"],
             pad_id=record["pad_id"],
             scheme=record["scheme"],
@@ -105,7 +107,11 @@ class Bundle:
         raw = _read(root, MANIFEST)
         if _read(root, SEAL) != _seal(raw):
             raise BundleError(f"{root / MANIFEST} was altered: it does not match {SEAL}. {_REMEDY}")
-        manifest = Manifest.from_json(json.loads(raw))
+        try:
+            record = json.loads(raw)
+        except ValueError as error:
+            raise BundleError(f"{root / MANIFEST} is not valid JSON: {error}. {_REMEDY}") from error
+        manifest = Manifest.from_json(record)
         contents: dict[str, bytes] = {}
         for name, record in manifest.files.items():
             data = _read(root, name)

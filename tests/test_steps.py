@@ -79,9 +79,7 @@ def context(checkpoint: Path) -> Context:
         model = in_memory(student, threads=1)
         return 100 * float(model.task.correct(model.logits(DEV.texts), model.task.ids(DEV.labels or ())).mean())
 
-    return Context(
-        TRAIN, UNLABELLED, DEV, targets, lambda a, b: Ratio(1.5, 1.4, 1.6, 5), accuracy, checkpoint, quiet
-    )
+    return Context(TRAIN, UNLABELLED, DEV, targets, lambda a, b: Ratio(1.5, 1.4, 1.6, 5), accuracy, checkpoint, quiet)
 
 
 RESULTS: dict[str, Student] = {}

@@ -76,6 +76,11 @@ class Proof:
     judged_on: str = ""
 
     @property
+    def passed(self) -> bool:
+        """Whether the gate was passed."""
+        return self.verdict is not None and self.verdict.verdict == "pass"
+
+    @property
     def gate(self) -> dict[str, Any] | None:
         """The manifest's certificate."""
         return None if self.verdict is None else {**self.verdict.to_json(), "split": self.judged_on}
@@ -140,7 +145,7 @@ def export(
         console.line(f"the teacher answers {len(test)} texts ...")
         right = answers_right(local_folder(resolve_model(teacher)), test)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, test, right, settings)
+    proof = prove(student, test.texts if test else TEXTS, test, right, settings)
     return ship(student, proof, out, source.resolve().name, allow_failed_gate)
 
 
@@ -151,7 +156,7 @@ def convert(
     """A gated bundle of a fine-tuned classifier without training; the gate's examples choose nothing."""
     out = vacant(out, MANIFEST)
     folder = local_folder(resolve_model(model))
-    student = cut_at(Student.load(folder), max_length or LONGEST, exact=max_length is not None)
+    student = cut_at(Student.load(folder), LONGEST if max_length is None else max_length, exact=max_length is not None)
     examples = named(data, student.task)
     # Repeated texts are dropped here too: they would make the gate surer than it may be.
     parts = split(examples, dev=1 / 3 if quantize else 0, test=0, seed=13)
@@ -163,7 +168,7 @@ def convert(
         before = {"accuracy": points(in_memory(student), parts.dev)}
         student, records = apply(student, material, [INT8], out, console, quantizes=True, before=before)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, judged, answers_right(folder, judged), settings)
+    proof = prove(student, judged.texts, judged, answers_right(folder, judged), settings)
     return {**ship(student, proof, out, Path(model).name, allow_failed_gate), "steps": records}
 
 
@@ -183,9 +188,12 @@ def apply(
         return load(), records
 
 
-def prove(student: Student, judged: Examples | None, right: NDArray[np.bool_] | None, settings: GateSettings) -> Proof:
-    """Parity with PyTorch and, where the teacher's right answers (N,) are known, the gate on the exported bytes."""
-    found = parity.check(student, (judged.texts if judged else TEXTS)[:PARITY_TEXTS])
+def prove(
+    student: Student, texts: Sequence[str], judged: Examples | None, right: NDArray[np.bool_] | None,
+    settings: GateSettings,
+) -> Proof:  # fmt: skip
+    """Parity with PyTorch on `texts` and, where the teacher's right answers (N,) are known, the gate on the bytes."""
+    found = parity.check(student, texts[:PARITY_TEXTS])
     model = to_onnx(student)
     runtime = in_memory(student, model=model)
     if judged is None or right is None:
@@ -259,6 +267,9 @@ def vacant(out: Path, marker: str) -> Path:
     out = out.resolve()
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out} exists and has no {marker}: choose another --out, or remove it")
+    above = next(p for p in out.parents if p.exists())
+    if not above.is_dir():
+        raise SettingsError(f"{above} is a file, so {out} cannot be a folder in it: choose another --out")
     return out
 
 

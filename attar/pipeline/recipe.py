@@ -16,12 +16,16 @@ from attar.runtime.errors import SettingsError
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the texts come from. `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files."""
+    """Where the texts come from. `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files.
+
+    `unlabelled` texts, and `crops` random spans of each training text, are for distillation only.
+    """
 
     train: str
     dev: int | float | str = 0.1
     test: int | float | str = 0.2
     unlabelled: str | None = None
+    crops: int = 0
     text_column: str | None = None
     label_column: str | None = None
     seed: int = 13

@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from attar.compress.gate import Verdict, judge
+from attar.compress.gate import sentence
 from attar.distill.data.assets import resolve_data, resolve_model
+from attar.distill.data.augment import crops
 from attar.distill.data.split import Splits, check_disjoint, remove_overlap, split
 from attar.distill.finetune import finetune, local_folder
+from attar.distill.importers import FAMILIES, read_config
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
-from attar.export import parity
-from attar.export.bundle import Evidence, in_memory, manifest, write
-from attar.export.onnx import to_onnx
+from attar.export.bundle import in_memory, manifest
 from attar.export.onnx.plain import export_plain
+from attar.pipeline.parts import NOTHING, prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report
@@ -35,11 +36,9 @@ from attar.runtime.bench.overhead import overhead
 from attar.runtime.bundle import Bundle, aside, write_bundle
 from attar.runtime.cpu import machine
 from attar.runtime.data import Examples
-from attar.runtime.errors import DataError, GateError
+from attar.runtime.errors import DataError, GateError, ModelError
 from attar.runtime.model import load
 from attar.runtime.version import __version__
-
-NOTHING = Examples((), None, "nothing")
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,10 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
         unseen = sorted(set(part.labels or ()) - known)
         if unseen:
             raise DataError(f"label {unseen[0]!r} of {part.source} was never seen in training; known: {sorted(known)}")
-    if d.unlabelled is None:
-        return Data(splits, NOTHING)
-    extra = resolve_data(d.unlabelled, text=d.text_column, require_labels=False)
+    extra = crops(splits.train, d.crops, d.seed)
+    if d.unlabelled is not None:
+        given = resolve_data(d.unlabelled, text=d.text_column, require_labels=False)
+        extra = Examples(extra.texts + given.texts, None, given.source)
     return Data(splits, remove_overlap(extra, splits.train, splits.dev, splits.test))
 
 
@@ -100,8 +100,8 @@ class Run:
         judged = self.judge_teacher(teacher)
         student, key, records = self.steps(teacher, judged["dev"])
         final, gate = self.finish(student, key, judged)
-        verdict = Verdict(**gate["verdict"])
-        self.console.line(verdict.sentence())
+        verdict = sentence(gate["gate"])
+        self.console.line(verdict)
         report = self.report(teacher, judged, records, gate)
         if final is not None:
             publish(final / "student", self.out / "student")
@@ -113,9 +113,10 @@ class Run:
         report["seconds"] = round(time.monotonic() - self.started, 1)
         write_report(report, self.out)
         if final is None:
+            left = f"; {self.out / 'bundle'} is of an earlier run" if (self.out / "bundle").exists() else ""
             raise GateError(
-                f"no bundle was written: {verdict.sentence()}. The report is in {self.out}. Give more data, a larger "
-                "margin or a gentler recipe, or use --allow-failed-gate"
+                f"no bundle was written{left}: {verdict}. The report is in {self.out}. Give more data, a "
+                "larger margin or a gentler recipe, or use --allow-failed-gate"
             )
         return report
 
@@ -127,6 +128,7 @@ class Run:
         def work(folder: Path) -> dict[str, Any]:
             self.console.line("fine-tuning the teacher ...")
             base = local_folder(source)
+            check_family(base)
             if spec.fine_tuned:
                 shutil.copytree(base, folder / "teacher")
             else:
@@ -196,27 +198,16 @@ class Run:
         def work(part: Path) -> dict[str, Any]:
             self.console.line("parity, gate and bundle ...")
             final = student()
-            proved = parity.check(final, s.dev.texts[:256])
-            model = to_onnx(final)
-            runtime = in_memory(final, model=model)
-            right = final.task.correct(runtime.logits(s.test.texts), final.task.ids(s.test.labels or ()))
-            verdict = judge(np.load(self.judged / "test.npy"), right, self.recipe.gate)
-            gate = {**verdict.to_json(), "split": f"test ({s.test.source})"}
-            facts = {"parity with PyTorch (fp32 logits)": f"{proved.max_abs:.1e} at most"}
-            passed = verdict.verdict == "pass" or self.allow_failed_gate
+            judged_on = replace(s.test, source=f"test ({s.test.source})")
+            proof = prove(final, s.dev.texts, judged_on, np.load(self.judged / "test.npy"), self.recipe.gate)
+            passed = proof.passed or self.allow_failed_gate
             if passed:
-                evidence = Evidence(gate, verdict.sentence(), facts)
-                write(
-                    final, part / "bundle", name=self.recipe.name, evidence=evidence,
-                    allow_failed_gate=self.allow_failed_gate, model=model,
-                )  # fmt: skip
+                ship(final, proof, part / "bundle", self.recipe.name, self.allow_failed_gate)
             final.save(part / "student")
-            dev = points(runtime, s.dev)
             return {
-                "verdict": verdict.to_json(),
-                "gate": gate,
-                "parity": proved.to_json(),
-                "dev": dev,
+                "gate": proof.gate,
+                "parity": proof.parity.to_json(),
+                "dev": points(proof.runtime, s.dev),
                 "passed": passed,
             }
 
@@ -280,6 +271,13 @@ class Run:
         config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
         labels = config.get("id2label", {})
         return {"kind": "text-classification", "labels": [labels[k] for k in sorted(labels, key=int)]}
+
+
+def check_family(base: Path) -> None:
+    """Refuses an architecture that could be fine-tuned but not imported, before hours are spent on it."""
+    kind = read_config(base).get("model_type", "?")
+    if kind not in FAMILIES:
+        raise ModelError(f"architecture {kind!r} in {base} cannot be imported; known: {', '.join(FAMILIES)}")
 
 
 def bundle_info(path: Path, measured: dict[str, Any]) -> Any:

@@ -175,7 +175,7 @@ def judge(spec: StepSpec, ratio: Ratio, accuracy: float, reference: float | None
     """Whether a step's result is kept, and why: it must change something, pay where it must, and not cost too much."""
     speed = f"{ratio.ratio:.2f}x as fast (95 % interval {ratio.low:.2f}-{ratio.high:.2f})"
     loss = None if reference is None else reference - accuracy
-    cost = "" if loss is None else f", {-loss:+.2f} points on dev"
+    cost = "" if loss is None else f", {0.0 - loss:+.2f} points on dev"
     if not changed:
         return False, "It changed nothing: no candidate paid on this machine."
     if spec.must_pay and ratio.low <= 1.0:

@@ -110,14 +110,19 @@ class _Lowering:
             inputs.append(product)
             biases.append(np.zeros(shape.heads * shape.head_size, np.float32) if bias is None else self.state[bias])
         together = g.weight(f"{base}.attention_bias", np.concatenate(biases))
+        if last:
+            # Twice the same row: for a single one the engine takes a kernel whose sums depend on the padded length.
+            inputs[0] = g.op("Concat", [inputs[0], inputs[0]], f"{base}.query_twice", axis=1)
         context = g.op(
             "MultiHeadAttention", [*inputs, together, mask], f"{base}.context",
             domain=MICROSOFT, num_heads=shape.heads, mask_filter_value=-1e4,
         )  # fmt: skip
+        if last:
+            context = g.op("Slice", [context, *bounds], f"{base}.context_first")
         attended = self.terms(context, f"{base}.output")
         y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
-        inner = self.terms(y, f"{base}.ffn_in")
-        inner = inner[0] if len(inner) == 1 else g.op("Add", inner, f"{base}.ffn_biased")
+        wide = self.terms(y, f"{base}.ffn_in")
+        inner = wide[0] if len(wide) == 1 else g.op("Add", wide, f"{base}.ffn_biased")
         if self.shape.activation == "relu":
             inner = g.op("Relu", [inner], f"{base}.activation")
         else:

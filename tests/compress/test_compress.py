@@ -162,7 +162,7 @@ def test_second_moments_ignore_padding(student: Student) -> None:
     sums = {n: torch.zeros_like(m) for n, m in together.items()}
 
     def see(name: str, x: torch.Tensor) -> None:
-        sums[name] += (x.double().T @ x.double())
+        sums[name] += x.double().T @ x.double()
         total[name] += len(x)
 
     for text in TEXTS:  # alone, a text has no padding
@@ -208,8 +208,8 @@ def test_factors_with_inputs_that_never_vary() -> None:
     m = moment(x).double()
     up, down = activation_aware.factors(weight, m, 8)
     assert torch.isfinite(up).all() and torch.isfinite(down).all()
-    exact = x @ weight.T
-    assert (x @ (up @ down).T - exact).abs().max() < 1e-2 * exact.abs().max()
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    assert weighted(weight, up @ down, m) < 0.5 * weighted(weight, (u[:, :8] * s[:8]) @ v[:8], m)
 
 
 def test_factors_of_an_input_that_is_zero() -> None:
@@ -280,7 +280,8 @@ def test_plan_round_trip(student: Student) -> None:
     plan = QuantPlan({"layers.0.query": 0.25}, words=False, bits=7)
     assert QuantPlan.from_json(plan.to_json()) == plan
     assert QuantPlan.from_json(None) is None
-    assert (plan.scheme, QuantPlan().scheme) == ("int8 static", "int8 per token")
+    assert QuantPlan().scheme == "int8 per token"
+    assert plan.scheme.startswith("int8") and "static" in plan.scheme
     assert replace(student, plan=plan.to_json()).digest() != student.digest()
     with pytest.raises(SettingsError, match="bits must be 7 or 8, not 4"):
         QuantPlan.from_json(plan.to_json() | {"bits": 4})
@@ -288,7 +289,7 @@ def test_plan_round_trip(student: Student) -> None:
 
 @pytest.mark.parametrize("settings", [{"schemes": ("dynamic",)}, {"schemes": ()}, {"bits": 4}])
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match="known: per_token, static|bits must be"):
+    with pytest.raises(SettingsError, match=r"known: per_token, .*static|bits must be"):
         int8.Settings(**settings)  # type: ignore[arg-type]
 
 

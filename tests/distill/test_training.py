@@ -177,7 +177,7 @@ def test_diverging_training_leaves_nothing(base: Path, tmp_path: Path, monkeypat
 
 
 def test_base_that_cannot_be_found(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder at .*nowhere"):
+    with pytest.raises(ModelError, match=r"no model folder at .*nowhere"):
         finetune.finetune(tmp_path / "nowhere", TRAIN, SETTINGS, tmp_path / "out", quiet)
 
 
@@ -232,7 +232,9 @@ def test_distilling_with_unlabelled_texts(teacher: Path, tmp_path: Path) -> None
 def test_taking_every_layer_changes_nothing(teacher: Path) -> None:
     student = Student.load(teacher)
     assert distil.take_layers(student, (1, 2, 3)).digest() == student.digest()
-    assert distil.take_layers(student, (3,)).encoder.layers[0].query.weight.equal(student.encoder.layers[2].query.weight)
+    assert (
+        distil.take_layers(student, (3,)).encoder.layers[0].query.weight.equal(student.encoder.layers[2].query.weight)
+    )
 
 
 @pytest.mark.parametrize("wrong", [0, 4, -1])

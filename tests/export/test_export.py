@@ -133,7 +133,7 @@ some_text = st.one_of(
 
 
 @pytest.mark.parametrize("size", ["student", "wide"])
-@pytest.mark.parametrize("scheme", ["per_token", "static"])
+@pytest.mark.parametrize("scheme", ["fp32", "per_token", "static"])
 def test_neighbours_and_padding_change_no_bit(scheme: str, size: str, request: pytest.FixtureRequest) -> None:
     model = in_memory(planned(request.getfixturevalue(size), scheme), threads=1)
 
@@ -156,7 +156,7 @@ def test_neighbours_and_padding_change_no_bit(scheme: str, size: str, request: p
     check()
 
 
-@pytest.mark.parametrize("scheme", ["per_token", "static"])
+@pytest.mark.parametrize("scheme", ["fp32", "per_token", "static"])
 def test_every_padding_gives_the_same_bits(scheme: str, wide: Student) -> None:
     model = in_memory(planned(wide, scheme), threads=2)
     for text in ("", "a dull film", " ".join(NOISE)):
@@ -197,7 +197,7 @@ def test_written_bundles_read_back(scheme: str, student: Student, tmp_path: Path
 @pytest.mark.parametrize("verdict", ["fail", "not enough data"])
 def test_a_failed_gate_writes_nothing(verdict: str, student: Student, tmp_path: Path) -> None:
     evidence = Evidence(FAILED | {"verdict": verdict}, "FAIL: student 83 %")
-    with pytest.raises(GateError, match="no bundle was written: FAIL: student 83 %.*--allow-failed-gate"):
+    with pytest.raises(GateError, match=r"no bundle was written: FAIL: student 83 %.*--allow-failed-gate"):
         write(student, tmp_path / "b", name="tiny", evidence=evidence)
     assert list(tmp_path.iterdir()) == []
     found = write(student, tmp_path / "b", name="tiny", evidence=evidence, allow_failed_gate=True)

@@ -14,6 +14,7 @@ import pytest
 import attar
 from attar.cli import main
 from attar.compress.prune import ffn
+from attar.compress.quantize.plan import SCHEMES
 from attar.distill.student import Student
 from attar.pipeline import run as pipeline
 from attar.runtime.bench.paired import Ratio
@@ -143,7 +144,7 @@ def test_a_second_run_computes_nothing(
     place: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(finished / "bundle")
-    for name in ("finetune", "Teacher", "to_onnx", "bench", "export_plain"):
+    for name in ("finetune", "Teacher", "prove", "bench", "export_plain"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("attar.pipeline.steps.find", refuse)
     assert main(["run", str(place / "recipe.toml"), "--out", str(finished), "--json"]) == 0
@@ -188,12 +189,14 @@ def test_a_failed_gate_writes_a_report_and_no_bundle_unless_allowed(
     assert attar.load(out / "bundle")("The film was charming").label == "positive"
 
 
-def test_a_bundle_of_an_earlier_run_does_not_survive_a_failed_gate(
-    place: Path, finished: Path, tmp_path: Path, no_bench: None
+def test_a_failed_gate_says_that_the_bundle_there_is_an_earlier_one(
+    place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_bench: None
 ) -> None:
-    shutil.copytree(finished, tmp_path / "out")
-    assert main(["run", str(place / "strict.toml"), "--out", str(tmp_path / "out")]) == 2
-    assert not (tmp_path / "out/bundle").exists()
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    assert main(["run", str(place / "strict.toml"), "--out", str(out)]) == 2
+    assert f"{out / 'bundle'} is of an earlier run" in capsys.readouterr().err
+    assert contents(out / "bundle") == contents(finished / "bundle")
 
 
 def test_the_first_step_may_be_dropped_too(
@@ -274,7 +277,7 @@ def test_convert_int8_judges_on_texts_that_chose_nothing(
     different = len(set(examples.texts))
     assert found["gate"]["n"] <= different - round(found["gate"]["n"] / 2) + 1
     assert found["gate"]["teacher"] > 90 and found["scheme"].startswith("int8")
-    assert set(found["steps"][0]["settings"]["schemes"]) == {"per_token", "static"}
+    assert set(found["steps"][0]["settings"]["schemes"]) == set(SCHEMES)
     model = attar.load(tmp_path / "b")
     assert model("The film was charming").label == "positive" and model("the " * 20).truncated
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "dev.csv"]
