@@ -24,7 +24,7 @@ from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export.bundle import in_memory, manifest
 from attar.export.onnx.plain import export_plain
-from attar.pipeline.parts import NOTHING, prove, ship
+from attar.pipeline.parts import prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report

@@ -76,7 +76,7 @@ def rounding(x: Tensor, scale: Tensor | float) -> float:
 
 
 def tame(student: Student, texts: Sequence[str], scales: dict[str, float], tolerance: float) -> dict[str, float]:
-    """The static scales of those matrices whose rounding error is at most `tolerance` times that of per-token scales."""
+    """The static scales of those matrices that they round at most `tolerance` times as badly as per-token ones."""
     static: dict[str, float] = dict.fromkeys(scales, 0.0)
     per_token: dict[str, float] = dict.fromkeys(scales, 0.0)
 

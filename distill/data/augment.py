@@ -1,4 +1,4 @@
-"""More text of the same kind without labels: crops of the training texts, for distillation (the teacher labels them)."""
+"""More text of the same kind: crops of the training texts, for distillation. The teacher labels them."""
 
 from __future__ import annotations
 
