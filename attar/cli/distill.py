@@ -65,7 +65,7 @@ def corpus(args: argparse.Namespace) -> Corpus:
     return Corpus(
         train=resolve_data(args.data, text=text, label=label),
         dev=resolve_data(args.dev, text=text, label=label) if args.dev else None,
-        unlabelled=resolve_data(extra, text=None, require_labels=False) if extra else NOTHING,
+        unlabelled=resolve_data(extra, text=text, require_labels=False) if extra else NOTHING,
     )
 
 

@@ -17,6 +17,7 @@ from attar.compress.gate import GateSettings, Verdict, judge
 from attar.compress.quantize import int8
 from attar.distill import distil as distillation
 from attar.distill.data.assets import resolve_model
+from attar.distill.data.augment import crops
 from attar.distill.data.split import remove_overlap, split
 from attar.distill.finetune import local_folder
 from attar.distill.importers import read_tokenizer
@@ -51,18 +52,20 @@ class Corpus:
     dev: Examples | None = None
     unlabelled: Examples = NOTHING
 
-    def material(self, task: TextClassification, teacher: Path) -> Material:
-        """The texts in `task`'s own label names, with no sentence in two of the parts."""
+    def material(self, task: TextClassification, teacher: Path, recipe: Recipe | None) -> Material:
+        """The texts in `task`'s own label names, with no sentence in two of the parts; crops as the recipe has it."""
+        seed, per_text = (recipe.data.seed, recipe.data.crops) if recipe else (13, 0)
         everything = named(self.train, task)
         if self.dev is None:
-            parts = split(everything, dev=0.1, test=0, seed=13)
+            parts = split(everything, dev=0.1, test=0, seed=seed)
             train, dev = parts.train, parts.dev
         else:
             dev = named(self.dev, task)
             train = remove_overlap(everything, dev)
         if not train.texts:
             raise DataError(f"{self.train.source} holds no text that is not in {dev.source} too; give other data")
-        return Material(train, remove_overlap(self.unlabelled, train, dev), dev, teacher)
+        more = Examples(crops(train, per_text, seed).texts + self.unlabelled.texts, None, self.unlabelled.source)
+        return Material(train, remove_overlap(more, train, dev), dev, teacher)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
         specs = before_compression(recipe)
         if not specs:
             raise SettingsError(f"the recipe {recipe.name!r} has no distill step before its first compress step")
-    material = corpus.material(student.task, folder)
+    material = corpus.material(student.task, folder, recipe)
     found, records = apply(student, material, specs, out, console, quantizes=recipe is not None and recipe.quantizes)
     found.save(out)
     return records
@@ -122,7 +125,7 @@ def compress(source: Path, teacher: str, corpus: Corpus, recipe: Recipe | None, 
     if not specs:
         raise SettingsError(f"the recipe {recipe.name if recipe else ''!r} has no compress step")
     check_kinship(student, folder, recovers=any(s.use.startswith("distill.") for s in specs))
-    material = corpus.material(student.task, folder)
+    material = corpus.material(student.task, folder, recipe)
     before = {"accuracy": points(in_memory(student), material.dev)}
     quantizes = any(s.use.startswith("compress.quantize.") for s in specs)
     found, records = apply(student, material, specs, out, console, quantizes=quantizes, before=before)
