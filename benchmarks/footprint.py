@@ -33,7 +33,7 @@ def install(folder: Path) -> Path:
     subprocess.run(command, check=True)
     everything = (size(folder) - before) / 2**20
     packages = (size(folder, compiled=False) - bare) / 2**20
-    print(f"installed: {packages:.1f} MiB, with the byte code that pip compiles {everything:.1f} MiB (pip itself left out)")
+    print(f"installed: {packages:.1f} MiB; with the byte code that pip compiles {everything:.1f} MiB (pip left out)")
     return python
 
 
