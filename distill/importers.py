@@ -109,13 +109,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
+def family_of(folder: Path) -> Family:
+    """The family of a model folder; `ModelError` for one that cannot be imported."""
+    kind = read_config(folder).get("model_type", "?")
+    if kind not in FAMILIES:
+        raise ModelError(f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
 def import_classifier(folder: Path) -> Checkpoint:
     """Reads a fine-tuned sequence classifier without running any of its code."""
-    config = read_config(folder)
-    kind = config.get("model_type", "?")
-    family = FAMILIES.get(kind)
-    if family is None:
-        raise ModelError(f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(FAMILIES)}")
+    family, config = family_of(folder), read_config(folder)
     tokenizer = read_tokenizer(folder)
     weights = read_weights(folder / "model.safetensors")
     if f"{family.classifier}.weight" not in weights:

@@ -19,12 +19,12 @@ from attar.distill.data.assets import resolve_data, resolve_model
 from attar.distill.data.augment import crops
 from attar.distill.data.split import Splits, check_disjoint, remove_overlap, split
 from attar.distill.finetune import finetune, local_folder
-from attar.distill.importers import FAMILIES, read_config
+from attar.distill.importers import family_of
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export.bundle import in_memory, manifest
 from attar.export.onnx.plain import export_plain
-from attar.pipeline.parts import prove, ship
+from attar.pipeline.parts import cut_at, prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report
@@ -36,7 +36,7 @@ from attar.runtime.bench.overhead import overhead
 from attar.runtime.bundle import Bundle, aside, write_bundle
 from attar.runtime.cpu import machine
 from attar.runtime.data import Examples
-from attar.runtime.errors import DataError, GateError, ModelError
+from attar.runtime.errors import DataError, GateError
 from attar.runtime.model import load
 from attar.runtime.version import __version__
 
@@ -99,14 +99,14 @@ class Run:
         self.teacher_key = folder_digest(teacher)
         judged = self.judge_teacher(teacher)
         student, key, records = self.steps(teacher, judged["dev"])
-        final, gate = self.finish(student, key, judged)
+        final, gate = self.finish(student, key)
         verdict = sentence(gate["gate"])
         self.console.line(verdict)
         report = self.report(teacher, judged, records, gate)
         if final is not None:
             publish(final / "student", self.out / "student")
             publish(final / "bundle", self.out / "bundle")
-            measured = self.measure(teacher)
+            measured = self.measure()
             report["bench"] = measured["bench"]
             report["overhead"] = measured["overhead"]
             report["bundle"] = bundle_info(self.out / "bundle", measured)
@@ -128,7 +128,7 @@ class Run:
         def work(folder: Path) -> dict[str, Any]:
             self.console.line("fine-tuning the teacher ...")
             base = local_folder(source)
-            check_family(base)
+            family_of(base)  # refused here, before hours are spent on fine-tuning it
             if spec.fine_tuned:
                 shutil.copytree(base, folder / "teacher")
             else:
@@ -167,7 +167,6 @@ class Run:
                 "golden.json": b'{"texts":[],"scores":[]}',
             }
             write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32"), files)
-            found["folder"] = part.name
             return found
 
         key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), self.max_length)
@@ -177,9 +176,7 @@ class Run:
 
     def start(self, teacher: Path) -> Student:
         """The teacher's weights as a student, before any step."""
-        student = Student.load(teacher)
-        length = min(self.max_length, student.task.max_length)
-        return replace(student, task=replace(student.task, max_length=length))
+        return cut_at(Student.load(teacher), self.max_length)
 
     def steps(self, teacher: Path, accuracy: float) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
         s = self.data.splits
@@ -189,9 +186,7 @@ class Run:
         key = key_of(self.teacher_key, self.max_length)
         return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.max_length, {"accuracy": accuracy})
 
-    def finish(
-        self, student: Callable[[], Student], key: str, judged: dict[str, Any]
-    ) -> tuple[Path | None, dict[str, Any]]:
+    def finish(self, student: Callable[[], Student], key: str) -> tuple[Path | None, dict[str, Any]]:
         """Parity, the gate on the exported bytes, and the bundle; no folder where the gate was not passed."""
         s = self.data.splits
 
@@ -215,7 +210,7 @@ class Run:
         folder, result = self.stages.run("final", key, work)
         return (folder if result["passed"] else None), result
 
-    def measure(self, teacher: Path) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """The bundle against the teacher in PyTorch and in ONNX Runtime, and what attar itself costs."""
         spec, test = self.recipe.bench, self.data.splits.test
         bundle = self.out / "bundle"
@@ -271,13 +266,6 @@ class Run:
         config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
         labels = config.get("id2label", {})
         return {"kind": "text-classification", "labels": [labels[k] for k in sorted(labels, key=int)]}
-
-
-def check_family(base: Path) -> None:
-    """Refuses an architecture that could be fine-tuned but not imported, before hours are spent on it."""
-    kind = read_config(base).get("model_type", "?")
-    if kind not in FAMILIES:
-        raise ModelError(f"architecture {kind!r} in {base} cannot be imported; known: {', '.join(FAMILIES)}")
 
 
 def bundle_info(path: Path, measured: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Lowers an encoder and its quantization plan to ONNX.
 
-The kernels are chosen for ONNX Runtime's CPU provider: MultiHeadAttention, SkipLayerNormalization and BiasGelu, and for
+The kernels are chosen for ONNX Runtime's CPU provider: MultiHeadAttention and Gelu, and for
 int8 MatMulIntegerToFloat on activations in u8 with zero point 128. Each row of activations has its own scale (or a
 constant one), so no text's answer depends on the other texts of its batch.
 """
@@ -89,7 +89,7 @@ class _Lowering:
         """LayerNorm of the sum of the inputs.
 
         `Sum`, not `Add`: the engine would fuse Add and LayerNormalization into SkipLayerNormalization, whose CPU
-        kernel took 3 times as long as the two apart (benchmarks/NOTES.md).
+        kernel is slower than the two apart (benchmarks/NOTES.md).
         """
         g = self.graph
         scale = g.weight(f"{module}.weight", self.state[f"{module}.weight"])

@@ -217,8 +217,8 @@ def test_any_part_may_be_missing(report: Report, key: str) -> None:
     # Pictures are slow to draw and another test's business, where the part is not in any.
     if key not in {"teacher", "stages", "gate", "bundle", "bench"}:
         part = cast(Report, {name: value for name, value in part.items() if name not in {"stages", "bench"}})
-    Checker(render(part))
-    table(part)
+    Checker(render(part))  # asserts that every tag is closed
+    assert table(part).strip()
 
 
 def test_an_empty_report_and_unmeasured_stages(report: Report) -> None:
