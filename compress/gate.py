@@ -1,28 +1,32 @@
 """The accuracy gate: is the student at most `margin` points worse than the teacher, beyond reasonable doubt?
 
 Teacher and student answer the same examples, so the answers are paired and only the examples on which they
-differ say anything about the difference. The test is Tango's score test of non-inferiority for paired
-proportions (T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
-paired-sample design", Statistics in Medicine 17:891-908, 1998). It holds its level for small samples and rare
-disagreement, where the usual Wald interval is too short: with no disagreement at all Wald's has length zero,
-and any ten examples would "prove" a student.
+differ say anything about the difference. Where an answer is right or wrong, the test is Tango's score test of
+non-inferiority for paired proportions (T. Tango, "Equivalence test and confidence interval for the difference in
+proportions for the paired-sample design", Statistics in Medicine 17:891-908, 1998). It holds its level for small
+samples and rare disagreement, where the usual Wald interval is too short: with no disagreement at all Wald's has
+length zero, and any ten examples would "prove" a student. Other measures are judged by the paired bootstrap of
+`bootstrap.py`, with the same care for models that never differ.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Literal, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attar.compress import bootstrap
+from attar.runtime import metrics
 from attar.runtime.errors import DataError, SettingsError
 
 Outcome = Literal["pass", "fail", "not enough data"]
 
 
 class VerdictRecord(TypedDict):
-    """A verdict as JSON: the fields of `Verdict`."""
+    """A verdict as JSON: the fields of `Verdict`; older bundles lack `measure`, which was accuracy."""
 
     verdict: Outcome
     difference: float
@@ -33,6 +37,7 @@ class VerdictRecord(TypedDict):
     teacher: float
     student: float
     needed: int | None
+    measure: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class GateSettings:
     """How much accuracy may be lost, and how sure we must be that no more was lost."""
 
     margin: float = 2.0
-    """Points of accuracy that the student may lose; above 0 and below 100."""
+    """Points of accuracy, or of another measure, that the student may lose; above 0 and below 100."""
     confidence: float = 0.95
     """One-sided confidence of the lower bound; at least 0.5 and below 1."""
 
@@ -57,7 +62,7 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, with the numbers it rests on; accuracies in %, differences in points."""
+    """What the gate says, with the numbers it rests on; all in points of the measure, so accuracies in %."""
 
     verdict: Outcome
     difference: float
@@ -71,6 +76,7 @@ class Verdict:
     student: float
     needed: int | None
     """How many more examples would do at the observed rates; only for 'not enough data'."""
+    measure: str = "accuracy"
 
     def to_json(self) -> VerdictRecord:
         """The fields as plain JSON values."""
@@ -81,23 +87,25 @@ class Verdict:
         return sentence(self.to_json())
 
 
-def judge(teacher_correct: NDArray[np.bool_], student_correct: NDArray[np.bool_], settings: GateSettings) -> Verdict:
-    """Compare two models on the same N examples; both arrays are bool (N,), True where the model is right."""
-    teacher, student = np.asarray(teacher_correct), np.asarray(student_correct)
-    _check(teacher, student)
-    n = int(teacher.size)
-    # Plain ints: the arithmetic below squares them, which must not wrap around.
-    teacher_only = int(np.count_nonzero(teacher & ~student))
-    student_only = int(np.count_nonzero(student & ~teacher))
-    difference = 100.0 * (student_only - teacher_only) / n
-    lower = 100.0 * lower_bound(teacher_only, student_only, n, settings.confidence)
+def judge(teacher: NDArray[Any], student: NDArray[Any], settings: GateSettings, measure: str = "accuracy") -> Verdict:
+    """Compare two models on the same N examples by a measure's statistics, as `metrics.check` wants them.
+
+    Bool (N,), True where the model is right, for Tango's test; other statistics for the bootstrap. `DataError`
+    where they are of another form, or not of the same examples.
+    """
+    teacher, student = _checked("teacher", teacher, measure), _checked("student", student, measure)
+    n = len(teacher)
+    if n != len(student):
+        raise DataError(f"gate: {n} teacher answers but {len(student)} student answers")
+    if teacher.ndim == 2 and not np.array_equal(teacher[:, -1], student[:, -1]):
+        raise DataError(f"gate: in {measure}, teacher and student differ in what is right; give both the same examples")
+    find = _tango if metrics.form(measure) == "right" else _bootstrap
+    difference, lower, needed = find(teacher, student, settings, measure)
     outcome: Outcome = "pass"
-    needed = None
     if difference <= -settings.margin:
         outcome = "fail"
     elif lower < -settings.margin:
         outcome = "not enough data"
-        needed = _needed(teacher_only, student_only, n, settings)
     return Verdict(
         verdict=outcome,
         difference=difference,
@@ -105,10 +113,37 @@ def judge(teacher_correct: NDArray[np.bool_], student_correct: NDArray[np.bool_]
         margin=float(settings.margin),
         confidence=float(settings.confidence),
         n=n,
-        teacher=100.0 * int(np.count_nonzero(teacher)) / n,
-        student=100.0 * int(np.count_nonzero(student)) / n,
-        needed=needed,
+        teacher=metrics.points(measure, teacher),
+        student=metrics.points(measure, student),
+        needed=needed() if outcome == "not enough data" else None,
+        measure=measure,
     )
+
+
+def judge_all(
+    teacher: Mapping[str, NDArray[Any]], student: Mapping[str, NDArray[Any]], measures: Sequence[str],
+    settings: GateSettings,
+) -> tuple[Verdict, ...]:  # fmt: skip
+    """One verdict a measure, from the statistics of each; only if all pass does the student (see `worst`).
+
+    No correction for their number is needed: a student that is too bad in one measure must pass in that one too, and
+    there the chance is at most 1 - confidence. This is an intersection-union test (R. L. Berger, "Multiparameter
+    hypothesis testing and acceptance sampling", Technometrics 24:295-300, 1982).
+    """
+    for name, found in (("teacher", teacher), ("student", student)):
+        if missing := [measure for measure in measures if measure not in found]:
+            raise DataError(
+                f"gate: the {name} has no statistics of {missing[0]!r}; known: {', '.join(found) or 'none'}"
+            )
+    return tuple(judge(teacher[measure], student[measure], settings, measure) for measure in measures)
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict that decides: fail before not enough data before pass, then the lowest bound plus margin."""
+    if not verdicts:
+        raise DataError("gate: no measure to judge by")
+    order: tuple[Outcome, ...] = ("fail", "not enough data", "pass")
+    return min(verdicts, key=lambda v: (order.index(v.verdict), v.lower_bound + v.margin))
 
 
 def score(teacher_only: float, student_only: float, n: float, delta: float) -> float:
@@ -150,9 +185,11 @@ def sentence(record: VerdictRecord) -> str:
     """A verdict in one line, from its JSON form."""
     # Rounded down, so that the bound never looks better than it is: -2.04 must not read as -2.0.
     bound = math.floor(record["lower_bound"] * 10 + 1e-9) / 10
+    measure = record.get("measure", "accuracy")
+    unit, name = (" %", "") if measure == "accuracy" else ("", f" {measure}")
     text = (
         f"{record['verdict'].upper()}: "
-        f"student {record['student']:.1f} % vs teacher {record['teacher']:.1f} %: "
+        f"student {record['student']:.1f}{unit} vs teacher {record['teacher']:.1f}{unit}{name}: "
         f"{signed(record['difference'])} points, "
         f"{100 * record['confidence']:g} % lower bound {signed(bound)}, "
         f"margin {_margin(record['margin'])}, {record['n']:,} examples"
@@ -173,21 +210,38 @@ def _margin(points: float) -> str:
     return f"{points:.1f}" if round(points, 1) == points else f"{points:g}"
 
 
-def _needed(teacher_only: int, student_only: int, n: int, settings: GateSettings) -> int:
-    """How many more examples make the bound reach the margin, if both models keep their rates."""
-    z = NormalDist().inv_cdf(settings.confidence)
-    # At fixed rates the statistic grows with the square root of n, so no search is needed.
-    now = score(teacher_only, student_only, n, -settings.margin / 100.0)
-    return max(1, math.ceil(n * (z / now) ** 2) - n)
+Found = tuple[float, float, Callable[[], int]]
+"""Difference and its lower bound, in points, and how many more examples would do where the bound is too low."""
 
 
-def _check(teacher: NDArray[np.bool_], student: NDArray[np.bool_]) -> None:
-    for name, array in (("teacher", teacher), ("student", student)):
-        if array.ndim != 1:
-            raise DataError(f"gate: {name}_correct must have one dimension, not shape {array.shape}")
-        if array.size == 0:
-            raise DataError("gate: no examples to judge by")
-        if array.dtype != np.bool_:
-            raise DataError(f"gate: {name}_correct must hold booleans, not {array.dtype}")
-    if teacher.size != student.size:
-        raise DataError(f"gate: {teacher.size} teacher answers but {student.size} student answers")
+def _tango(teacher: NDArray[Any], student: NDArray[Any], settings: GateSettings, _: str) -> Found:
+    n = len(teacher)
+    # Plain ints: the arithmetic of `score` squares them, which must not wrap around.
+    teacher_only = int(np.count_nonzero(teacher & ~student))
+    student_only = int(np.count_nonzero(student & ~teacher))
+    lower = 100.0 * lower_bound(teacher_only, student_only, n, settings.confidence)
+
+    def needed() -> int:
+        z = NormalDist().inv_cdf(settings.confidence)
+        # At fixed rates the statistic grows with the square root of n, so no search is needed.
+        now = score(teacher_only, student_only, n, -settings.margin / 100.0)
+        return max(1, math.ceil(n * (z / now) ** 2) - n)
+
+    return 100.0 * (student_only - teacher_only) / n, lower, needed
+
+
+def _bootstrap(teacher: NDArray[Any], student: NDArray[Any], settings: GateSettings, measure: str) -> Found:
+    n, confidence = len(teacher), settings.confidence
+    difference = metrics.points(measure, student) - metrics.points(measure, teacher)
+    bound = bootstrap.percentile_bound(measure, teacher, student, confidence)
+    gap, slack = max(0.0, difference - bound), settings.margin + difference
+    # No model can be further down than the end of the scale.
+    lower = max(difference - bootstrap.widened(gap, n, confidence), min(difference, -100.0))
+    return difference, lower, lambda: bootstrap.needed(gap, slack, n, confidence)
+
+
+def _checked(role: str, statistics: NDArray[Any], measure: str) -> NDArray[Any]:
+    try:
+        return metrics.check(measure, statistics)
+    except DataError as error:
+        raise DataError(f"gate: {role}: {error}") from error

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from attar.distill.batches import batches
 from attar.distill.encoder import MATRICES, Encoder, Masks
 from attar.distill.student import Student
-from attar.runtime.tokenizer import pad
-
-
-def batches(student: Student, texts: Sequence[str], size: int = 32) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """(indices, ids, mask) of all texts in batches of similar length."""
-    rows = student.tokens(texts)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        ids, mask = pad([rows[i] for i in chosen], student.pad_id)
-        yield chosen, torch.from_numpy(ids), torch.from_numpy(mask)
+from attar.distill.supervision import Supervision
+from attar.runtime.tokenizer import Text
 
 
 def matrices(encoder: Encoder) -> dict[str, nn.Linear]:
@@ -28,7 +20,7 @@ def matrices(encoder: Encoder) -> dict[str, nn.Linear]:
     return {n: m for n, m in found.items() if n.split(".")[2] in MATRICES}
 
 
-def observe(student: Student, texts: Sequence[str], see: Callable[[str, Tensor], None]) -> None:
+def observe(student: Student, texts: Sequence[Text], see: Callable[[str, Tensor], None]) -> None:
     """Calls `see(name, x)` with the input (tokens, in) of every matrix, padding left out, one batch at a time."""
     real: list[Tensor] = []
 
@@ -42,15 +34,15 @@ def observe(student: Student, texts: Sequence[str], see: Callable[[str, Tensor],
     handles = [m.register_forward_pre_hook(hook(n)) for n, m in matrices(student.encoder).items()]
     try:
         with torch.no_grad():
-            for _, ids, mask in batches(student, texts):
-                real[:] = [mask.bool()]
-                student.encoder(ids, mask)
+            for batch in batches(student.encode(texts), student.pad_id, 32):
+                real[:] = [batch.mask.bool()]
+                student.encoder(*batch.inputs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def second_moments(student: Student, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
+def second_moments(student: Student, texts: Sequence[Text], names: Sequence[str]) -> dict[str, Tensor]:
     """E[x x^T] of the inputs of the named matrices: (in, in) float64 each."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -65,24 +57,25 @@ def second_moments(student: Student, texts: Sequence[str], names: Sequence[str])
     return {name: total / counts[name] for name, total in sums.items()}
 
 
-def taylor_importance(student: Student, texts: Sequence[str], logits: Tensor) -> list[Masks]:
+def taylor_importance(taught: Supervision, rows: int) -> list[Masks]:
     """First-order Taylor importance of every head and FFN neuron (Molchanov et al. 2017; Michel et al. 2019).
 
-    The gradient of the distance to the teacher's logits (N, C) by a multiplier of 1 on each unit, in absolute value,
-    summed over batches. One `Masks` a layer: heads (heads,), ffn (ffn,).
+    The gradient of the distance to the teacher's outputs by a multiplier of 1 on each unit, in absolute value, summed
+    over batches of the first `rows` rows. One `Masks` a layer: heads (heads,), ffn (ffn,).
     """
-    encoder = student.encoder
+    encoder = taught.student.encoder
     masks = tuple(
         Masks(torch.ones(s.heads, requires_grad=True), torch.ones(s.ffn, requires_grad=True))
         for s in encoder.shape.layers
     )
     total = [Masks(torch.zeros(s.heads), torch.zeros(s.ffn)) for s in encoder.shape.layers]
     leaves = [t for m in masks for t in m]
-    for chosen, ids, mask in batches(student, texts, size=8):
-        found = encoder(ids, mask, masks).logits
-        target = torch.softmax(logits[chosen], -1)
-        loss = -(target * torch.log_softmax(found, -1)).sum()
-        gradients = torch.autograd.grad(loss, leaves)
+    chosen = range(min(rows, len(taught.encoded.ids)))
+    order = sorted(chosen, key=lambda i: len(taught.encoded.ids[i]))
+    for start in range(0, len(order), 8):
+        batch = taught.batch(order[start : start + 8])
+        found = encoder(*batch.inputs, masks=masks)
+        gradients = torch.autograd.grad(taught.soft_loss(found, batch) * len(batch.rows), leaves)
         for store, g in zip((t for m in total for t in m), gradients, strict=True):
             store += g.abs()
     return total

@@ -1,7 +1,7 @@
 """A Hugging Face PyTorch folder as a worker: `python -m attar.distill.bench_worker PATH --threads N`.
 
-A fair baseline: fp32 in eager mode (no compiler) with the library's default attention, its fast tokenizer
-called once for all texts, batches of similar length, `inference_mode`, and a tuned batch size.
+A fair baseline: fp32 in eager mode (no compiler) with the library's default attention, a fast tokenizer called once
+for all texts, batches of similar length, `inference_mode`, the same post-processing, and a tuned batch size.
 """
 
 from __future__ import annotations
@@ -12,62 +12,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from attar.distill.batches import run
+from attar.distill.checkpoint import read_tokenizer
+from attar.distill.huggingface import HuggingFace
+from attar.distill.importers import import_checkpoint
 from attar.runtime.bench.protocol import serve
-from attar.runtime.errors import ModelError
-from attar.runtime.tokenizer import pad, well_formed
+from attar.runtime.tasks.base import shortened
+from attar.runtime.tokenizer import Text
 
 
 class TorchSystem:
-    """A sequence classifier of transformers on the CPU; the knob is the number of texts in a batch."""
+    """A model of transformers on the CPU; the knob is the number of rows in a batch."""
 
     settings: tuple[int, ...] = (1, 8, 16, 32, 64, 128)
 
     def __init__(self, path: Path, threads: int, max_length: int | None) -> None:
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         torch.set_num_threads(threads)
-        # Typed loosely: transformers declares these as unions that no caller can satisfy under --strict.
-        model_class: Any = AutoModelForSequenceClassification
-        tokenizer_class: Any = AutoTokenizer
-        try:
-            self._tokenizer = tokenizer_class.from_pretrained(path, local_files_only=True)
-            model = model_class.from_pretrained(path, local_files_only=True, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"transformers cannot load {path}: {reason}") from error
-        if not self._tokenizer.is_fast:
-            raise ModelError(f"{path} has no fast tokenizer (tokenizer.json), so it would not be a fair baseline")
-        self._torch, self._model = torch, model.eval()
-        # A tokenizer without a limit of its own reports an absurdly large number here.
-        self._limit = max_length or min(self._tokenizer.model_max_length, 512)
-        self._pad_id = self._tokenizer.pad_token_id or 0
+        task = import_checkpoint(path).task
+        self.task = task if max_length is None else shortened(task, max_length)
+        self._model = HuggingFace(path, self.task, attention="sdpa").eval()
+        self._reader = self.task.reader(read_tokenizer(path), self._model.pad_id)
         self._batch = 32
-        names = model.config.id2label
-        self.labels = [str(names[i]) for i in range(len(names))]
-        self.kind = f"PyTorch {torch.__version__} fp32 eager, {model.config._attn_implementation} attention"
+        attention = self._model.model.config._attn_implementation
+        self.kind = f"PyTorch {torch.__version__} fp32 eager, {attention} attention"
 
     def use(self, setting: int) -> None:
         self._batch = setting
 
-    def one(self, text: str) -> str:
-        return self.many([text])[0]
-
-    def many(self, texts: Sequence[str]) -> list[str]:
-        torch = self._torch
-        clean = [well_formed(t) for t in texts]
-        rows = self._tokenizer(clean, truncation=True, max_length=self._limit)["input_ids"]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        answers = [""] * len(rows)
+    def many(self, texts: Sequence[Text]) -> list[Any]:
+        encoded = self.task.encode(self._reader, texts)
         with torch.inference_mode():
-            for start in range(0, len(rows), self._batch):
-                chosen = order[start : start + self._batch]
-                ids, mask = pad([rows[i] for i in chosen], self._pad_id)
-                logits = self._model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
-                best = torch.softmax(logits, dim=-1).max(dim=-1).indices.tolist()
-                for i, index in zip(chosen, best, strict=True):
-                    answers[i] = self.labels[index]
-        return answers
+            found = run(self._model, self.task.heads, encoded, self._model.pad_id, self._batch)
+        return self.task.answers(encoded, found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

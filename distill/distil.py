@@ -10,20 +10,22 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from attar.distill.encoder import resized
+from attar.distill.batches import Batch, gather
+from attar.distill.encoder import Outputs, resized
 from attar.distill.methods.hidden_states import hidden_states
-from attar.distill.methods.soft_targets import soft_targets
+from attar.distill.objectives import hard
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.distill.trainer import Schedule, seed_everything, train
 from attar.runtime.errors import SettingsError
-from attar.runtime.tokenizer import pad
+from attar.runtime.tasks.base import IGNORED, Targets
 
 
 @dataclass(frozen=True)
 class Settings:
     """`layers` are 1-based layers of the input to start from; `match` the teacher layers that the student's layers
-    imitate, one each; the weights are those of the three losses."""
+    imitate, one each; the weights are those of the three losses. `train_words`: word embeddings learn too, as new ones
+    of another vocabulary must."""
 
     layers: tuple[int, ...] = ()
     match: tuple[int, ...] = ()
@@ -34,6 +36,7 @@ class Settings:
     soft_weight: float = 1.0
     hidden_weight: float = 1.0
     label_weight: float = 0.2
+    train_words: bool = False
     seed: int = 0
 
 
@@ -56,28 +59,37 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     encoder = student.encoder
     if settings.match and len(settings.match) != len(encoder.layers):
         raise SettingsError(f"match names {len(settings.match)} teacher layers, the student has {len(encoder.layers)}")
-    targets = context.targets(settings.match)
+    taught = context.supervision(student, settings.match)
     seed_everything(settings.seed)
-    labels = torch.from_numpy(student.task.ids(context.train.labels or ()))
-    logits = torch.from_numpy(targets.logits)
+    known = student.encode(context.train.texts)
+    labels = student.task.targets(known, context.train.labels or ())
 
     def loss_of(chosen: list[int]) -> torch.Tensor:
-        ids, mask = (torch.from_numpy(a) for a in pad([targets.rows[i] for i in chosen], student.pad_id))
-        found = encoder(ids, mask)
-        loss = settings.soft_weight * soft_targets(found.logits, logits[chosen], settings.temperature)
+        batch = taught.batch(chosen)
+        found = encoder(*batch.inputs)
+        loss = settings.soft_weight * taught.soft_loss(found, batch, settings.temperature)
         for mine, layer in zip(found.hidden, settings.match, strict=False):
-            width = mine.shape[1]
-            wanted = targets.states(layer, chosen, width)
-            loss = loss + settings.hidden_weight * hidden_states(mine, wanted, mask[:, :width])
-        known = [row for row, i in enumerate(chosen) if i < len(labels)]
-        if known and settings.label_weight:
-            truth = labels[[chosen[row] for row in known]]
-            loss = loss + settings.label_weight * torch.nn.functional.cross_entropy(found.logits[known], truth)
+            wanted, real = taught.states(layer, batch, mine.shape[1])
+            loss = loss + settings.hidden_weight * hidden_states(mine, wanted, real)
+        if settings.label_weight:
+            loss = loss + settings.label_weight * label_loss(student, found, labels, batch, len(known.ids))
         return loss
 
-    encoder.words.requires_grad_(False)
+    encoder.words.requires_grad_(settings.train_words)
     encoder.train()
     schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, seed=settings.seed)
-    final = train(encoder.parameters(), [len(r) for r in targets.rows], loss_of, schedule, context.progress)
+    final = train(encoder.parameters(), [len(r) for r in taught.encoded.ids], loss_of, schedule, context.progress)
     encoder.requires_grad_(True).eval()
     return student.with_step("distill.distil", asdict(settings), final_loss=round(final, 5))
+
+
+def label_loss(student: Student, found: Outputs, labels: Targets, batch: Batch, known: int) -> torch.Tensor:
+    """The loss towards the true labels of the labelled rows, which come before the `known`-th; 0 without any."""
+    places = [place for place, row in enumerate(batch.rows) if row < known]
+    losses = [found.heads[student.task.heads[0].name].sum() * 0.0]
+    if places:
+        rows, width = [batch.rows[p] for p in places], batch.ids.shape[1]
+        for head in student.task.heads:
+            target = gather(labels[head.name], rows, width, IGNORED)
+            losses.append(hard(head, found.heads[head.name][places], target, batch.mask[places]))
+    return torch.stack(losses).sum()

@@ -2,7 +2,7 @@
 
 Post-norm as in BERT (Devlin et al. 2019). Every layer has its own number of heads, head size and FFN width, and any of
 its matrices may be the product of two small ones, so that pruning, factorization, saving and export need no
-framework's help. The classification head reads the first token only, so the last layer computes only that row.
+framework's help. Where no head reads more than the first token, the last layer computes only that row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.runtime.errors import ModelError
+from attar.runtime.tasks.base import Head
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.functional.gelu,
@@ -36,18 +37,38 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
+class HeadShape:
+    """One output: what it reads, and its size. `dense`: width of a hidden layer of its own (0: none).
+
+    A head without `linear` gives the states that it reads as they are, scaled to length 1 where `unit` says so.
+    """
+
+    name: str
+    outputs: int
+    reads: str = "first"
+    dense: int = 0
+    activation: str = "tanh"
+    linear: bool = True
+    unit: bool = False
+
+
+@dataclass(frozen=True)
 class EncoderShape:
-    """Sizes of the whole network. `head` is the width of the head's dense layer (0: none); `labels` its outputs."""
+    """Sizes of the whole network; `types` is how many token types it knows."""
 
     vocab: int
     hidden: int
     positions: int
     layers: tuple[LayerShape, ...]
-    labels: int
-    head: int
+    heads: tuple[HeadShape, ...]
+    types: int = 1
     activation: str = "gelu"
-    head_activation: str = "tanh"
     eps: float = 1e-12
+
+    @property
+    def first_only(self) -> bool:
+        """Whether the last layer is needed for the first token alone."""
+        return all(head.reads == "first" for head in self.heads)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,7 +76,15 @@ class EncoderShape:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> EncoderShape:
         layers = tuple(LayerShape(**layer) for layer in record["layers"])
-        return EncoderShape(**{**record, "layers": layers})
+        heads = tuple(HeadShape(**head) for head in record["heads"])
+        return EncoderShape(**{**record, "layers": layers, "heads": heads})
+
+
+def head_shape(head: Head, hidden: int, dense: int = 0, activation: str = "tanh") -> HeadShape:
+    """The network's side of a task's head; a vector is what it reads, as it is."""
+    if head.objective == "vector":
+        return HeadShape(head.name, hidden, head.reads, linear=False, unit=head.unit)
+    return HeadShape(head.name, head.outputs, head.reads, dense, activation)
 
 
 class LowRank(nn.Module):
@@ -122,40 +151,70 @@ class Layer(nn.Module):
 
 
 class Outputs(NamedTuple):
-    """logits (B, C); hidden: after each layer (B, T, H), the last one (B, 1, H)."""
+    """heads: raw outputs by name, (B, C) or (B, T, C); hidden: after each layer (B, T, H), the last perhaps one row."""
 
-    logits: Tensor
+    heads: dict[str, Tensor]
     hidden: tuple[Tensor, ...]
 
 
+class OutputHead(nn.Module):
+    """From the last states to one output."""
+
+    def __init__(self, hidden: int, shape: HeadShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.dense = nn.Linear(hidden, shape.dense) if shape.dense else nn.Identity()
+        self.classifier = nn.Linear(shape.dense or hidden, shape.outputs) if shape.linear else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, T, H) or, where only the first token is read, (B, 1, H); mask (B, T) -> (B, C) or (B, T, C)."""
+        found = pool(x, mask, self.shape.reads)
+        if self.shape.dense:
+            found = ACTIVATIONS[self.shape.activation](self.dense(found))
+        result: Tensor = self.classifier(found).float()
+        return nn.functional.normalize(result, dim=-1) if self.shape.unit else result
+
+
+def pool(x: Tensor, mask: Tensor, reads: str) -> Tensor:
+    """States (B, T, H) and mask (B, T) -> what a head reads: (B, H), or all of them."""
+    if reads == "first":
+        return x[:, 0]
+    if reads == "tokens":
+        return x
+    weight = mask[:, :, None].to(x.dtype)
+    if reads == "mean":
+        return (x * weight).sum(1) / weight.sum(1).clamp_min(1e-9)
+    return (x + (weight - 1) * 1e9).amax(1)
+
+
 class Encoder(nn.Module):
-    """Embeddings, layers and a classification head on the first token."""
+    """Embeddings, layers and one or more output heads."""
 
     def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
         self.shape = shape
         self.words = nn.Embedding(shape.vocab, shape.hidden)
         self.positions = nn.Embedding(shape.positions, shape.hidden)
+        self.types = nn.Embedding(shape.types, shape.hidden)
         self.embedding_norm = nn.LayerNorm(shape.hidden, eps=shape.eps)
         self.layers = nn.ModuleList(Layer(shape.hidden, s, shape.activation, shape.eps) for s in shape.layers)
-        self.dense = nn.Linear(shape.hidden, shape.head) if shape.head else nn.Identity()
-        self.classifier = nn.Linear(shape.head or shape.hidden, shape.labels)
+        self.heads = nn.ModuleDict({h.name: OutputHead(shape.hidden, h) for h in shape.heads})
 
-    def forward(self, ids: Tensor, mask: Tensor, masks: tuple[Masks, ...] | None = None) -> Outputs:
-        """Token ids and mask (B, T), padding on the right."""
+    def forward(
+        self, ids: Tensor, mask: Tensor, types: Tensor | None = None, masks: tuple[Masks, ...] | None = None
+    ) -> Outputs:
+        """Token ids, mask and token types (B, T; none: all 0), padding on the right."""
         if ids.shape[1] > self.shape.positions:
             raise ModelError(f"{ids.shape[1]} tokens, but the model has {self.shape.positions} positions")
-        x = self.embedding_norm(self.words(ids) + self.positions.weight[: ids.shape[1]])
+        kinds = self.types.weight[0] if types is None else self.types(types.clamp_max(self.shape.types - 1))
+        x = self.embedding_norm(self.words(ids) + self.positions.weight[: ids.shape[1]] + kinds)
         bias = (1.0 - mask[:, None, None, :].float()) * -1e4
         hidden = []
         for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            x = layer(x, bias, 1 if last else None, None if masks is None else masks[i])
+            first = self.shape.first_only and i == len(self.layers) - 1
+            x = layer(x, bias, 1 if first else None, None if masks is None else masks[i])
             hidden.append(x)
-        first = x[:, 0]
-        if self.shape.head:
-            first = ACTIVATIONS[self.shape.head_activation](self.dense(first))
-        return Outputs(self.classifier(first).float(), tuple(hidden))
+        return Outputs({name: head(x, mask) for name, head in self.heads.items()}, tuple(hidden))
 
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())

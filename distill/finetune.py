@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from attar.distill.importers import read_config, read_tokenizer
+from attar.distill.batches import collate, gather
+from attar.distill.checkpoint import read_config, read_tokenizer
+from attar.distill.huggingface import HuggingFace
+from attar.distill.objectives import hard
 from attar.distill.trainer import Progress, Schedule, seed_everything, train
 from attar.runtime.bundle import aside
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, ModelError
-from attar.runtime.tasks.classification import TextClassification
-from attar.runtime.tokenizer import Tokenizer, pad
+from attar.runtime.tasks.base import IGNORED, Task
+from attar.runtime.tokenizer import Encoded
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`freeze_layers` keeps the embeddings and that many lower layers as pretrained; `max_length` in tokens."""
+    """`freeze_layers` keeps the embeddings and that many lower layers as pretrained; `max_length` in tokens.
+
+    `head_rate`: how many times the learning rate the new heads get.
+    """
 
     epochs: float = 3
     batch_size: int = 32
     learning_rate: float = 5e-5
+    head_rate: float = 1.0
     freeze_layers: int = 0
     dropout: float = 0.1
     max_length: int = 128
     seed: int = 0
-
-
-def load_classifier(source: Path | str, **options: Any) -> Any:
-    """A transformers sequence classifier in fp32 with eager attention, without the library's chatter."""
-    from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return AutoModelForSequenceClassification.from_pretrained(
-                source, attn_implementation="eager", dtype=torch.float32, **options
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load {source}: {str(error).splitlines()[0]}") from error
 
 
 def local_folder(source: Path | str) -> Path:
@@ -64,11 +54,8 @@ def local_folder(source: Path | str) -> Path:
         ) from error
 
 
-def finetune(base: Path | str, data: Examples, settings: Settings, out: Path, progress: Progress) -> None:
+def finetune(base: Path | str, task: Task, data: Examples, settings: Settings, out: Path, progress: Progress) -> None:
     """Trains `base` on labelled texts and writes config.json, model.safetensors and the tokenizer to `out`."""
-    labels = tuple(sorted(set(data.labels or ())))
-    if len(labels) < 2:
-        raise DataError(f"{data.source} has {len(labels)} label(s); a classifier needs examples of at least two")
     if len(data) < settings.batch_size:
         raise DataError(
             f"{data.source} has {len(data)} training examples, fewer than a batch of {settings.batch_size}; "
@@ -78,37 +65,56 @@ def finetune(base: Path | str, data: Examples, settings: Settings, out: Path, pr
     read_config(folder)
     source = read_tokenizer(folder)
     seed_everything(settings.seed)
-    names = dict(enumerate(labels))
-    model = load_classifier(
-        folder, num_labels=len(labels), id2label=names, label2id={v: k for k, v in names.items()},
-        ignore_mismatched_sizes=True,
-    )  # fmt: skip
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-        if hasattr(model.config, name):
-            setattr(model.config, name, settings.dropout)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = settings.dropout
-    _freeze(model, settings.freeze_layers)
-    task = TextClassification(labels, settings.max_length)
-    pad_id = int(model.config.pad_token_id or 0)
-    rows = Tokenizer(source, settings.max_length, pad_id).encode(data.texts).ids
-    targets = torch.from_numpy(task.ids(data.labels or ()))
-
-    def loss_of(chosen: list[int]) -> torch.Tensor:
-        ids, mask = pad([rows[i] for i in chosen], pad_id)
-        logits = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
-        return torch.nn.functional.cross_entropy(logits.float(), targets[chosen])
-
+    model = HuggingFace(folder, task, new=True)
+    _set_dropout(model, settings.dropout)
+    _freeze(model.model, settings.freeze_layers)
+    encoded = task.encode(task.reader(source, model.pad_id), data.texts)
+    loss_of = _loss(model, encoded, data)
     model.train()
     schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, seed=settings.seed)
-    train(model.parameters(), [len(r) for r in rows], loss_of, schedule, progress)
-    _save(model.eval(), folder, settings.max_length, out)
+    groups = _groups(model, settings)
+    train(groups, [len(r) for r in encoded.ids], loss_of, schedule, progress)
+    _save(model.eval(), folder, out)
+
+
+def _loss(model: HuggingFace, encoded: Encoded, data: Examples) -> Callable[[list[int]], torch.Tensor]:
+    task = model.task
+    targets = task.targets(encoded, data.labels or ())
+
+    def loss_of(chosen: list[int]) -> torch.Tensor:
+        batch = collate(encoded, chosen, model.pad_id)
+        found = model(*batch.inputs).heads
+        width = batch.ids.shape[1]
+        losses = [
+            hard(h, found[h.name].float(), gather(targets[h.name], chosen, width, IGNORED), batch.mask)
+            for h in task.heads
+        ]
+        return torch.stack(losses).sum()
+
+    return loss_of
+
+
+def _groups(model: HuggingFace, settings: Settings) -> list[dict[str, Any]]:
+    """The encoder at the learning rate, and the heads on top of it at `head_rate` times that."""
+    base = {id(p) for p in model.model.base_model.parameters()}
+    heads = [p for p in model.parameters() if id(p) not in base]
+    body = [p for p in model.parameters() if id(p) in base]
+    return [{"params": body, "rate": 1.0}, {"params": heads, "rate": settings.head_rate}]
+
+
+def _set_dropout(model: HuggingFace, dropout: float) -> None:
+    config = model.model.config
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
 
 
 def _freeze(model: Any, layers: int) -> None:
     base = model.base_model
-    frozen = [base.embeddings] if hasattr(base, "embeddings") else []
+    frozen = [base.embeddings] if layers and hasattr(base, "embeddings") else []
     stack = getattr(getattr(base, "encoder", None), "layer", None) or getattr(
         getattr(base, "transformer", None), "layer", []
     )
@@ -116,13 +122,13 @@ def _freeze(model: Any, layers: int) -> None:
         module.requires_grad_(False)
 
 
-def _save(model: Any, base: Path, max_length: int, out: Path) -> None:
+def _save(model: HuggingFace, base: Path, out: Path) -> None:
     from transformers import AutoTokenizer
 
     with aside(out) as folder:
-        model.save_pretrained(folder)
+        model.save(folder)
         tokenizer = AutoTokenizer.from_pretrained(base)
-        tokenizer.model_max_length = max_length
+        tokenizer.model_max_length = model.task.max_length
         tokenizer.save_pretrained(folder)
         # The library rewrites tokenizer.json by its own settings; what was trained with is what must ship.
         (folder / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())

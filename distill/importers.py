@@ -1,19 +1,18 @@
-"""Weights of Hugging Face checkpoints into `Encoder`: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA classifiers."""
+"""Weights of Hugging Face checkpoints into `Encoder`: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from attar.distill.encoder import Encoder, EncoderShape, LayerShape
+from attar.distill.checkpoint import HEADS, read_config, read_task, read_tokenizer, read_weights
+from attar.distill.encoder import Encoder, EncoderShape, HeadShape, LayerShape, head_shape
 from attar.runtime.errors import ModelError
+from attar.runtime.tasks.base import Head, Task
 
 Weights = Mapping[str, Tensor]
 
@@ -68,45 +67,12 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A fine-tuned classifier read from a folder: the encoder, its label names, its tokenizer and lengths."""
+    """A fine-tuned model read from a folder."""
 
     encoder: Encoder
-    labels: tuple[str, ...]
+    task: Task
     tokenizer: bytes
     pad_id: int
-    max_length: int
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder; `ModelError` where there is none."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} is no model folder: it has no config.json") from error
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
-    return config
-
-
-def read_tokenizer(folder: Path) -> bytes:
-    """tokenizer.json of a model folder; `ModelError` with the remedy where there is none."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json; save the fast tokenizer beside the model with "
-            "tokenizer.save_pretrained(folder)"
-        )
-    return path.read_bytes()
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `ModelError` where it is missing or cut short."""
-    if not path.is_file():
-        raise ModelError(f"{path.parent} has no {path.name}; save the model again with safe serialization")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
 def family_of(folder: Path) -> Family:
@@ -117,78 +83,102 @@ def family_of(folder: Path) -> Family:
     return FAMILIES[kind]
 
 
-def import_classifier(folder: Path) -> Checkpoint:
-    """Reads a fine-tuned sequence classifier without running any of its code."""
+def import_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a fine-tuned model without running any of its code; its task comes from its own files."""
     family, config = family_of(folder), read_config(folder)
     tokenizer = read_tokenizer(folder)
     weights = read_weights(folder / "model.safetensors")
-    if f"{family.classifier}.weight" not in weights:
-        raise ModelError(f"{folder} has no classification head: fine-tune it first (attar run does)")
-    encoder = build(config, family, weights)
-    labels = config.get("id2label") or {}
-    count = encoder.shape.labels
-    names = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(count))
-    pad_id = int(config.get("pad_token_id") or 0)
-    return Checkpoint(encoder, names, tokenizer, pad_id, _max_length(folder, encoder.shape.positions))
+    if (folder / HEADS).is_file():
+        weights |= read_weights(folder / HEADS)
+    source = _Source(config, family, weights)
+    task = read_task(folder, len(source.positions()))
+    try:
+        encoder = source.encoder(task)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    return Checkpoint(encoder, task, tokenizer, int(config.get("pad_token_id") or 0))
 
 
-def _max_length(folder: Path, positions: int) -> int:
-    """The length the tokenizer was trained to cut at, never more than the model has positions."""
-    path = folder / "tokenizer_config.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return int(min(record.get("model_max_length") or positions, positions))
+class _Source:
+    """The weights of one checkpoint under their own names."""
 
+    def __init__(self, config: Mapping[str, Any], family: Family, weights: Weights) -> None:
+        self.config, self.family, self.weights = config, family, weights
+        # A base model saved by itself carries no prefix.
+        bare = "embeddings.word_embeddings.weight" in weights
+        self.prefix = "" if bare else f"{family.prefix}."
 
-def build(config: Mapping[str, Any], family: Family, weights: Weights) -> Encoder:
-    """An `Encoder` with the checkpoint's weights; token type 0 is folded into the positions."""
-
-    def get(name: str) -> Tensor:
-        if name not in weights:
+    def get(self, name: str) -> Tensor:
+        if name not in self.weights:
             raise ModelError(f"the checkpoint lacks the weight {name!r}; it may be truncated")
-        return weights[name].float()
+        return self.weights[name].float()
 
-    base = f"{family.prefix}.embeddings."
-    words, positions = get(base + "word_embeddings.weight"), get(base + "position_embeddings.weight")
-    if words.shape[1] != _size(config, "hidden_size", "dim"):
-        raise ModelError("embeddings narrower than the hidden size are not supported by this version")
-    if family.pad_offset:
-        positions = positions[int(config.get("pad_token_id", 1)) + 1 :]
-    if f"{base}token_type_embeddings.weight" in weights:
-        positions = positions + get(base + "token_type_embeddings.weight")[0]
-    shape = _shape(config, family, words, positions, get)
-    encoder = Encoder(shape)
-    state = {"words.weight": words, "positions.weight": positions}
-    for part in ("weight", "bias"):
-        state[f"embedding_norm.{part}"] = get(f"{base}LayerNorm.{part}")
-        state[f"dense.{part}"] = get(f"{family.dense}.{part}")
-        state[f"classifier.{part}"] = get(f"{family.classifier}.{part}")
-        for i in range(len(shape.layers)):
-            for ours, theirs in family.names.items():
-                name = f"{family.prefix}.{family.layer.format(i)}.{theirs}.{part}"
-                state[f"layers.{i}.{ours}.{part}"] = get(name)
-    encoder.load_state_dict(state)
-    return encoder.eval()
+    def positions(self) -> Tensor:
+        """Position embeddings (T, H) from the first position that a token can have."""
+        found = self.get(f"{self.prefix}embeddings.position_embeddings.weight")
+        skipped = int(self.config.get("pad_token_id", 1)) + 1 if self.family.pad_offset else 0
+        return found[skipped:]
 
+    def head(self, head: Head, kind: str) -> tuple[str | None, str | None]:
+        """The checkpoint's names of a head's hidden layer and of its last one."""
+        if kind == "multi-task":
+            return None, head.name
+        own = {"question-answering": "qa_outputs", "token-classification": "classifier", "embeddings": None}
+        return (None, own[kind]) if kind in own else (self.family.dense, self.family.classifier)
 
-def _shape(
-    config: Mapping[str, Any], family: Family, words: Tensor, positions: Tensor, get: Callable[[str], Tensor]
-) -> EncoderShape:
-    hidden, heads = int(words.shape[1]), _size(config, "num_attention_heads", "n_heads")
-    ffn, count = _size(config, "intermediate_size", "hidden_dim"), _size(config, "num_hidden_layers", "n_layers")
-    activation = config.get("hidden_act") or config.get("activation") or "gelu"
-    if activation not in {"gelu", "relu"}:
-        raise ModelError(f"activation {activation!r} is not supported; known: gelu, relu")
-    return EncoderShape(
-        vocab=int(words.shape[0]),
-        hidden=hidden,
-        positions=int(positions.shape[0]),
-        layers=tuple(LayerShape(heads, hidden // heads, ffn) for _ in range(count)),
-        labels=int(get(f"{family.classifier}.weight").shape[0]),
-        head=int(get(f"{family.dense}.weight").shape[0]),
-        activation=activation,
-        head_activation=family.head_activation,
-        eps=float(config.get("layer_norm_eps", 1e-12)),
-    )
+    def encoder(self, task: Task) -> Encoder:
+        """An `Encoder` with these weights and the task's heads."""
+        names = {h.name: self.head(h, task.kind) for h in task.heads}
+        shape = self.shape(task, names)
+        encoder, family = Encoder(shape), self.family
+        base = f"{self.prefix}embeddings."
+        state = {"words.weight": self.get(base + "word_embeddings.weight"), "positions.weight": self.positions()}
+        kinds = self.weights.get(f"{base}token_type_embeddings.weight")
+        state["types.weight"] = state["words.weight"].new_zeros(1, shape.hidden) if kinds is None else kinds.float()
+        for part in ("weight", "bias"):
+            state[f"embedding_norm.{part}"] = self.get(f"{base}LayerNorm.{part}")
+            for name, (dense, last) in names.items():
+                if dense:
+                    state[f"heads.{name}.dense.{part}"] = self.get(f"{dense}.{part}")
+                if last:
+                    state[f"heads.{name}.classifier.{part}"] = self.get(f"{last}.{part}")
+            for i in range(len(shape.layers)):
+                for ours, theirs in family.names.items():
+                    name = f"{self.prefix}{family.layer.format(i)}.{theirs}.{part}"
+                    state[f"layers.{i}.{ours}.{part}"] = self.get(name)
+        try:
+            encoder.load_state_dict(state)
+        except RuntimeError as error:  # sizes that do not agree, such as labels against rows of the head
+            raise ModelError(f"weights and config.json do not agree: {str(error).splitlines()[-1].strip()}") from error
+        return encoder.eval()
+
+    def shape(self, task: Task, names: Mapping[str, tuple[str | None, str | None]]) -> EncoderShape:
+        words = self.get(f"{self.prefix}embeddings.word_embeddings.weight")
+        config = self.config
+        if words.shape[1] != _size(config, "hidden_size", "dim"):
+            raise ModelError("embeddings narrower than the hidden size are not supported by this version")
+        hidden, heads = int(words.shape[1]), _size(config, "num_attention_heads", "n_heads")
+        ffn, count = _size(config, "intermediate_size", "hidden_dim"), _size(config, "num_hidden_layers", "n_layers")
+        activation = config.get("hidden_act") or config.get("activation") or "gelu"
+        if activation not in {"gelu", "relu"}:
+            raise ModelError(f"activation {activation!r} is not supported; known: gelu, relu")
+        kinds = self.weights.get(f"{self.prefix}embeddings.token_type_embeddings.weight")
+        return EncoderShape(
+            vocab=int(words.shape[0]),
+            hidden=hidden,
+            positions=len(self.positions()),
+            layers=tuple(LayerShape(heads, hidden // heads, ffn) for _ in range(count)),
+            heads=tuple(self.head_shape(h, hidden, *names[h.name]) for h in task.heads),
+            types=1 if kinds is None else int(kinds.shape[0]),
+            activation=activation,
+            eps=float(config.get("layer_norm_eps", 1e-12)),
+        )
+
+    def head_shape(self, head: Head, hidden: int, dense: str | None, last: str | None) -> HeadShape:
+        if last and f"{last}.weight" not in self.weights:
+            raise ModelError(f"no head {last!r} among the weights: fine-tune it first (attar run does)")
+        width = int(self.get(f"{dense}.weight").shape[0]) if dense else 0
+        return head_shape(head, hidden, width, self.family.head_activation)
 
 
 def _size(config: Mapping[str, Any], *names: str) -> int:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attar.distill.student import Student
-from attar.distill.teacher import Targets
+from attar.distill.supervision import Supervision
 from attar.distill.trainer import Progress
 from attar.runtime.data import Examples
 from attar.runtime.errors import SettingsError
+from attar.runtime.tasks.base import Outputs
+from attar.runtime.tokenizer import Encoded
 
 if TYPE_CHECKING:
     from attar.runtime.bench.paired import Ratio
@@ -31,17 +33,20 @@ class Context:
         train: labelled texts.
         unlabelled: more texts of the domain, possibly none.
         dev: labelled texts that no step trains on, for choosing.
-        targets: teacher outputs for train + unlabelled texts (in this order), for the given layers (1-based).
+        supervision: what a student is taught on train + unlabelled texts (in this order), with the teacher's states
+            after the given layers (1-based).
         speedup: paired timing on the target engine: how many times faster the second student is than the first.
-        accuracy: dev accuracy in percent of a student, computed by the runtime on exported bytes.
+        score: a student's points on dev, computed by the runtime on exported bytes.
+        outputs: its raw outputs on dev, likewise, and the rows they belong to.
     """
 
     train: Examples
     unlabelled: Examples
     dev: Examples
-    targets: Callable[[Sequence[int]], Targets]
+    supervision: Callable[[Student, Sequence[int]], Supervision]
     speedup: Callable[[Student, Student], Ratio]
-    accuracy: Callable[[Student], float]
+    score: Callable[[Student], float]
+    outputs: Callable[[Student], tuple[Encoded, Outputs]]
     teacher: Path
     progress: Progress
 

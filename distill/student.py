@@ -10,17 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from attar.distill.batches import run
+from attar.distill.checkpoint import read_tokenizer, read_weights
 from attar.distill.encoder import Encoder, EncoderShape
-from attar.distill.importers import import_classifier, read_tokenizer, read_weights
+from attar.distill.importers import import_checkpoint
 from attar.runtime.bundle import aside
 from attar.runtime.errors import ModelError
-from attar.runtime.tasks.classification import TextClassification
-from attar.runtime.tokenizer import Tokenizer, pad
+from attar.runtime.tasks import task_of
+from attar.runtime.tasks.base import Outputs, Task
+from attar.runtime.tokenizer import Encoded, Text
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Student:
 
     encoder: Encoder
     tokenizer: bytes
-    task: TextClassification
+    task: Task
     pad_id: int = 0
     plan: Mapping[str, Any] | None = None
     lineage: tuple[Mapping[str, Any], ...] = ()
@@ -42,22 +46,24 @@ class Student:
         """The same student with one more entry in its lineage."""
         return replace(self, lineage=(*self.lineage, {"use": use, "settings": dict(settings), **facts}))
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, as the runtime will see them."""
-        return Tokenizer(self.tokenizer, self.task.max_length, self.pad_id).encode(texts).ids
+    def encode(self, texts: Sequence[Text]) -> Encoded:
+        """The rows of each text, as the runtime will see them."""
+        return self.task.encode(self.task.reader(self.tokenizer, self.pad_id), texts)
 
-    def logits(self, texts: Sequence[str], batch: int = 64) -> torch.Tensor:
-        """Scores (N, C) computed by PyTorch in fp32: what an exported file is compared with."""
-        rows = self.tokens(texts)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        result = torch.empty(len(rows), len(self.task.labels))
+    def outputs(self, encoded: Encoded, batch: int = 64) -> Outputs:
+        """Raw outputs computed by PyTorch in fp32: what an exported file is compared with."""
         self.encoder.eval()
-        with torch.no_grad():
-            for start in range(0, len(order), batch):
-                chosen = order[start : start + batch]
-                ids, mask = pad([rows[i] for i in chosen], self.pad_id)
-                result[chosen] = self.encoder(torch.from_numpy(ids), torch.from_numpy(mask)).logits
-        return result
+        return run(self.encoder, self.task.heads, encoded, self.pad_id, batch)
+
+    def logits(self, texts: Sequence[Text]) -> torch.Tensor:
+        """Raw outputs of the first head: (N, C); of one that reads tokens, all rows one after another (T, C)."""
+        found = self.outputs(self.encode(texts))[self.task.heads[0].name]
+        return torch.from_numpy(found if isinstance(found, np.ndarray) else np.concatenate(found))
+
+    def answer(self, texts: Sequence[Text]) -> list[Any]:
+        """Typed answers, computed by PyTorch."""
+        encoded = self.encode(texts)
+        return self.task.answers(encoded, self.outputs(encoded))
 
     def save(self, folder: Path) -> None:
         """student.json, model.safetensors and tokenizer.json, written aside and renamed."""
@@ -78,7 +84,7 @@ class Student:
 
     @staticmethod
     def load(folder: Path) -> Student:
-        """A saved student, or any fine-tuned classifier of a known family in a Hugging Face folder."""
+        """A saved student, or any fine-tuned model of a known family in a Hugging Face folder."""
         if not (folder / "student.json").is_file():
             return Student.from_checkpoint(folder)
         try:
@@ -86,13 +92,15 @@ class Student:
         except ValueError as error:
             raise ModelError(f"{folder / 'student.json'} is not valid JSON: {error}") from error
         if record.get("schema") != SCHEMA:
-            raise ModelError(f"{folder} has student schema {record.get('schema')!r}, this attar reads {SCHEMA}")
+            raise ModelError(
+                f"{folder} has student schema {record.get('schema')!r}, this attar reads {SCHEMA}: make it again"
+            )
         encoder = Encoder(EncoderShape.from_json(record["shape"]))
         encoder.load_state_dict(read_weights(folder / "model.safetensors"))
         return Student(
             encoder.eval(),
             read_tokenizer(folder),
-            TextClassification.from_json(record["task"]),
+            task_of(record["task"]),
             record["pad_id"],
             record["plan"],
             tuple(record["lineage"]),
@@ -102,9 +110,8 @@ class Student:
     def from_checkpoint(folder: Path) -> Student:
         if not folder.is_dir():
             raise ModelError(f"no model folder at {folder}")
-        found = import_classifier(folder)
-        task = TextClassification(found.labels, found.max_length)
-        return Student(found.encoder, found.tokenizer, task, found.pad_id)
+        found = import_checkpoint(folder)
+        return Student(found.encoder, found.tokenizer, found.task, found.pad_id)
 
     def digest(self) -> str:
         """sha256 of everything that decides what the student computes."""

@@ -1,104 +1,105 @@
-"""The teacher: a frozen Hugging Face classifier whose outputs are computed once and kept on disk."""
+"""The teacher: a frozen Hugging Face model whose outputs are computed once and kept on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attar.distill.finetune import load_classifier
-from attar.distill.importers import read_config, read_tokenizer
+from attar.distill.batches import batches, run
+from attar.distill.checkpoint import read_tokenizer
+from attar.distill.huggingface import HuggingFace
 from attar.distill.trainer import Progress, autocast
 from attar.runtime.bundle import aside
-from attar.runtime.tokenizer import Tokenizer, pad
+from attar.runtime.tasks.base import Head, Outputs, Task
+from attar.runtime.tokenizer import Encoded, Text
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher said of each text. Hidden states are packed: text i has rows starts[i]:starts[i+1]."""
+    """What the teacher said of each row of `encoded`; whatever it said of tokens is packed.
 
-    rows: list[list[int]]
-    logits: NDArray[np.float32]
+    Row i has the packed rows starts[i]:starts[i+1]. `heads`: (R, C), or (T, C) packed where a head reads tokens;
+    `hidden`: (T, H) packed, by layer (1-based).
+    """
+
+    encoded: Encoded
     starts: NDArray[np.int64]
+    heads: dict[str, NDArray[np.float32]]
     hidden: dict[int, NDArray[np.float16]]
-
-    def states(self, layer: int, chosen: Sequence[int], width: int) -> torch.Tensor:
-        """Hidden states after `layer` (1-based) of the chosen texts, padded with zeros: (B, width, H)."""
-        source = self.hidden[layer]
-        result = np.zeros((len(chosen), width, source.shape[1]), dtype=np.float16)
-        for row, i in enumerate(chosen):
-            span = source[self.starts[i] : self.starts[i + 1]][:width]
-            result[row, : len(span)] = span
-        return torch.from_numpy(result)
 
 
 class Teacher:
-    """A fine-tuned classifier in PyTorch."""
+    """A fine-tuned model in PyTorch."""
 
-    def __init__(self, folder: Path, max_length: int) -> None:
-        self._model = load_classifier(folder).eval()
-        self._pad = int(read_config(folder).get("pad_token_id") or 0)
-        self._tokenizer = Tokenizer(read_tokenizer(folder), max_length, self._pad)
-        self.layers: int = self._model.config.num_hidden_layers
+    def __init__(self, folder: Path, task: Task) -> None:
+        self._model = HuggingFace(folder, task).eval()
+        self._tokenizer = task.reader(read_tokenizer(folder), self._model.pad_id)
+        self.task = task
+        self.layers = self._model.layers
         self.parameters: int = sum(p.numel() for p in self._model.parameters())
 
-    def logits(self, texts: Sequence[str], batch: int = 64) -> NDArray[np.float32]:
-        """Scores (N, C) in full fp32: the reference of gate and report."""
-        rows = self._tokenizer.encode(texts).ids
-        result = np.empty((len(rows), self._model.config.num_labels), dtype=np.float32)
-        for chosen in _by_length(rows, batch):
-            result[chosen] = self._run(rows, chosen, bf16=False).logits.numpy()
-        return result
+    def outputs(self, encoded: Encoded) -> Outputs:
+        """Raw outputs in full fp32."""
+        return run(self._model, self.task.heads, encoded, self._model.pad_id)
 
-    def _run(self, rows: list[list[int]], chosen: list[int], bf16: bool, hidden: bool = False):  # type: ignore[no-untyped-def]  # a transformers output
-        ids, mask = pad([rows[i] for i in chosen], self._pad)
-        with torch.no_grad(), autocast(bf16):
-            return self._model(
-                torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), output_hidden_states=hidden
-            )
+    def answer(self, texts: Sequence[Text]) -> list[Any]:
+        """Typed answers in full fp32, by the task's own post-processing: the reference of gate and report."""
+        encoded = self.task.encode(self._tokenizer, texts)
+        return self.task.answers(encoded, self.outputs(encoded))
 
-    def targets(self, texts: Sequence[str], layers: Sequence[int], cache: Path, progress: Progress) -> Targets:
-        """Logits and the hidden states after `layers` (1-based) for every text, computed once into `cache`.
+    def targets(self, texts: Sequence[Text], layers: Sequence[int], cache: Path, progress: Progress) -> Targets:
+        """Outputs and the hidden states after `layers` (1-based) for every text, computed once into `cache`.
 
-        bf16 passes where the processor has them, and fp16 storage; the gate never uses these, but `logits`.
+        bf16 passes where the processor has them, and fp16 storage of hidden states; the gate never uses these.
         """
-        rows = self._tokenizer.encode(texts).ids
+        encoded = self.task.encode(self._tokenizer, texts)
+        starts = np.concatenate([[0], np.cumsum([len(r) for r in encoded.ids])]).astype(np.int64)
         if not cache.is_dir():
-            self._compute(rows, layers, cache, progress)
-        starts = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+            self._compute(encoded, starts, layers, cache, progress)
         hidden = {k: np.load(cache / f"hidden{k}.npy", mmap_mode="r") for k in layers}
-        return Targets(rows, np.load(cache / "logits.npy"), starts, hidden)
+        heads = {h.name: np.load(cache / f"head-{h.name}.npy", mmap_mode="r") for h in self.task.heads}
+        return Targets(encoded, starts, heads, hidden)
 
-    def _compute(self, rows: list[list[int]], layers: Sequence[int], cache: Path, progress: Progress) -> None:
-        starts = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-        width = self._model.config.hidden_size
+    def _compute(
+        self, encoded: Encoded, starts: NDArray[np.int64], layers: Sequence[int], cache: Path, progress: Progress
+    ) -> None:
+        count, done = len(encoded.ids), 0
         with aside(cache) as folder:
-            logits = np.empty((len(rows), self._model.config.num_labels), dtype=np.float32)
+            heads = {
+                h.name: _store(folder / f"head-{h.name}.npy", self._shape(h, starts), np.float32)
+                for h in self.task.heads
+            }
             stores = {
-                k: np.lib.format.open_memmap(
-                    folder / f"hidden{k}.npy", mode="w+", dtype=np.float16, shape=(int(starts[-1]), width)
-                )
+                k: _store(folder / f"hidden{k}.npy", (int(starts[-1]), self._model.hidden_size), np.float16)
                 for k in layers
             }
-            done = 0
-            for chosen in _by_length(rows, 64):
-                found = self._run(rows, chosen, bf16=True, hidden=True)
-                logits[chosen] = found.logits.float().numpy()
-                for k, store in stores.items():
-                    states = found.hidden_states[k].to(torch.float16).numpy()
-                    for row, i in enumerate(chosen):
-                        store[starts[i] : starts[i + 1]] = states[row, : len(rows[i])]
-                done += len(chosen)
-                progress(done / len(rows), f"teacher outputs {done}/{len(rows)}")
-            for store in stores.values():
+            for batch in batches(encoded, self._model.pad_id, 64):
+                with torch.no_grad(), autocast(True):
+                    found = self._model(*batch.inputs, hidden=bool(layers))
+                packed = [(s, found.hidden[k - 1].to(torch.float16).numpy()) for k, s in stores.items()]
+                for h in self.task.heads:
+                    values = found.heads[h.name].float().numpy()
+                    if h.reads == "tokens":
+                        packed.append((heads[h.name], values))
+                    else:
+                        heads[h.name][batch.rows] = values
+                for store, values in packed:
+                    for place, i in enumerate(batch.rows):
+                        store[starts[i] : starts[i + 1]] = values[place, : len(encoded.ids[i])]
+                done += len(batch.rows)
+                progress(done / count, f"teacher outputs {done}/{count}")
+            for store in (*heads.values(), *stores.values()):
                 store.flush()
-            np.save(folder / "logits.npy", logits)
+
+    def _shape(self, head: Head, starts: NDArray[np.int64]) -> tuple[int, int]:
+        return (int(starts[-1]) if head.reads == "tokens" else len(starts) - 1), head.outputs
 
 
-def _by_length(rows: Sequence[Sequence[int]], batch: int) -> list[list[int]]:
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return [order[i : i + batch] for i in range(0, len(order), batch)]
+def _store(path: Path, shape: tuple[int, int], dtype: Any) -> Any:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def seed_everything(seed: int) -> None:
 
 
 def train(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterator[nn.Parameter] | list[dict[str, Any]],
     lengths: Sequence[int],
     loss_of: Callable[[list[int]], Tensor],
     schedule: Schedule,
@@ -68,11 +69,16 @@ def train(
 ) -> float:
     """Minimises `loss_of(indices)` over batches of examples of the given lengths; returns the last mean loss.
 
+    `parameters` may be groups, `{"params": [...], "rate": 1.0}`: each learns at `rate` times the learning rate.
+
     Raises:
         TrainingError: the loss became NaN or infinite; names the step.
     """
-    chosen = [p for p in parameters if p.requires_grad]
-    optimiser = torch.optim.AdamW(chosen, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
+    given = parameters if isinstance(parameters, list) else [{"params": list(parameters)}]
+    groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in given]
+    groups = [g for g in groups if g["params"]]
+    chosen = [p for g in groups for p in g["params"]]
+    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     rng = random.Random(schedule.seed)
     total = max(1, round(schedule.epochs * math.ceil(len(lengths) / schedule.batch_size)))
     queue: list[list[int]] = []
@@ -81,7 +87,7 @@ def train(
         queue = queue or bucketed(lengths, schedule.batch_size, rng)
         rate = min(1.0, (step + 1) / max(1.0, schedule.warmup * total)) * (1 - step / total)
         for group in optimiser.param_groups:
-            group["lr"] = schedule.learning_rate * rate
+            group["lr"] = schedule.learning_rate * rate * group.get("rate", 1.0)
         with autocast(schedule.bf16):
             loss = loss_of(queue.pop())
         value = loss.item()

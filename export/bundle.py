@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from attar.export.onnx import OPSET, to_onnx
 from attar.runtime.bundle import Bundle, Manifest, write_bundle
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import GateError
-from attar.runtime.model import Model
+from attar.runtime.model import Model, golden_outputs
+from attar.runtime.tasks.base import Task
+from attar.runtime.tasks.multi import MultiTask
 from attar.runtime.version import __version__
 
 MAX_BATCH = 256
@@ -23,6 +25,11 @@ GOLDEN = (
     "",
     "Déjà vu: naïve façades, 東京, émigré coöperation; 50 % off — tabs\tand 🎉 emoji.",
     "This sentence is a little longer than the others, so that attention has some work to do.",
+)
+
+GOLDEN_PAIRS = (
+    ("Who wrote it?", "It was written in 1843 by Ada, the daughter of a poet."),
+    ("東京 où?", "Déjà vu: naïve façades, 東京, émigré coöperation; 50 % off — tabs\tand 🎉 emoji."),
 )
 
 
@@ -70,11 +77,14 @@ def in_memory(student: Student, *, threads: int | None = None, model: bytes | No
     return Model(bundle, OnnxEngine(data, threads=threads))
 
 
-def golden(model: Model, extra: Sequence[str] = ()) -> bytes:
-    """Inputs and the scores that the exported bytes give here; replayed at every load."""
-    texts = [*GOLDEN, *extra]
-    scores = [[round(s, 6) for s in model(text).scores.values()] for text in texts]
-    return (json.dumps({"texts": texts, "scores": scores}, ensure_ascii=False, indent=1) + "\n").encode()
+def golden(model: Model) -> bytes:
+    """Inputs and the activated outputs that the exported bytes give here; replayed at every load."""
+    texts: list[Any] = [list(pair) for pair in GOLDEN_PAIRS] if model.task.pairs else list(GOLDEN)
+    outputs = []
+    for text in texts:
+        found = golden_outputs(model, model.task.parse(text))
+        outputs.append({name: [[round(v, 6) for v in row] for row in rows.tolist()] for name, rows in found.items()})
+    return (json.dumps({"texts": texts, "outputs": outputs}, ensure_ascii=False) + "\n").encode()
 
 
 def write(
@@ -107,16 +117,15 @@ def card(student: Student, name: str, evidence: Evidence) -> str:
         + (f", ranks {dict(s.ranks)}" if s.ranks else "")
         for i, s in enumerate(shape.layers, 1)
     )
-    labels = [*student.task.labels[:10], *(["..."] if len(student.task.labels) > 10 else [])]
     facts = "\n".join(f"- {k}: {v}" for k, v in (evidence.facts or {}).items())
     return f"""# {name}
 
-A text classifier made by attar {__version__}: {", ".join(labels)}.
-It reads {student.task.max_length} tokens; longer texts are cut, and the answer says so.
+Made by attar {__version__}. Task: {describe(student.task)}.
+It reads {student.task.max_length} tokens at a time.
 
     import attar
     model = attar.load("path/to/this/folder")
-    model("a text")
+    model({"(question, context)" if student.task.pairs else '"a text"'})
 
 ## Accuracy
 
@@ -134,3 +143,12 @@ Weights and activations: {scheme(student)}; {student.encoder.parameter_count():,
 
 {layers}
 """
+
+
+def describe(task: Task) -> str:
+    """A task in a few words: its kind and the names of its outputs."""
+    if isinstance(task, MultiTask):
+        return f"{task.kind}; " + "; ".join(f"{name}: {describe(part)}" for name, part in task.parts)
+    names = getattr(task, "labels", ()) or getattr(task, "tags", ())
+    shown = [*names[:10], *(["..."] if len(names) > 10 else [])]
+    return f"{task.kind} ({len(names)}: {', '.join(shown)})" if names else task.kind

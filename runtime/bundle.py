@@ -18,7 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 from attar.runtime.errors import BundleError
-from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks import task_of
+from attar.runtime.tasks.base import Task
 
 SCHEMA = 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
@@ -29,7 +30,7 @@ MAX_FILE = 2 << 30
 class Manifest:
     """What the bundle says of itself. Sizes in bytes; `limits` holds `max_length` (tokens) and `max_batch` (texts)."""
 
-    task: TextClassification
+    task: Task
     files: Mapping[str, Mapping[str, Any]]
     limits: Mapping[str, int]
     pad_id: int = 0
@@ -72,7 +73,7 @@ class Manifest:
     @staticmethod
     def _parse(record: Mapping[str, Any]) -> Manifest:
         return Manifest(
-            task=TextClassification.from_json(record["task"]),
+            task=task_of(record["task"]),
             files={n: {"sha256": str(f["sha256"]), "size": int(f["size"])} for n, f in record["files"].items()},
             limits=record["limits"],
             pad_id=record["pad_id"],

@@ -7,10 +7,11 @@ import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attar.runtime.data import ENDINGS, Table, read_table
+from attar.runtime.data_formats import ENDINGS, Row, Table, read_table
 from attar.runtime.errors import DataError, MissingExtraError
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:-(?P<index>\d{5})-of-(?P<count>\d{5}))?")
@@ -22,10 +23,11 @@ Part = tuple[str, Table]
 _T = TypeVar("_T")
 
 
-def read_folder(path: Path, split: str | None) -> list[Part]:
+def read_folder(path: Path, split: str | None, kind: str, *, labelled: bool) -> list[Part]:
     """The tables of one split of a dataset folder, shards in their order, each with its file's name.
 
-    Without `split` the folder must have just one. Raises DataError that lists the splits otherwise.
+    Without `split` the folder must have just one. Raises DataError that lists the splits otherwise. `kind` and
+    `labelled` as for `read_table`.
     """
     if (path / "dataset_dict.json").is_file():
         names = _plain_names(path / "dataset_dict.json", _json(path / "dataset_dict.json").get("splits"))
@@ -48,7 +50,7 @@ def read_folder(path: Path, split: str | None) -> list[Part]:
         )
     files = _choose(path, found, split)
     _check_shards(path, files)
-    return [(str(file), read_table(file)) for file in files]
+    return [(str(file), read_table(file, kind, labelled=labelled)) for file in files]
 
 
 def read_parquet(path: Path) -> Table:
@@ -106,35 +108,28 @@ def _arrow_table(path: Path, table: Any, class_names: Mapping[str, Sequence[str]
         features = json.loads(embedded).get("info", {}).get("features")
     except (ValueError, AttributeError):
         features = None
-    return Table(columns, _rows(table), class_names or _class_names(features))
+    return Table(columns, partial(_rows, table), class_names or _class_names(features))
 
 
-def _rows(table: Any) -> Iterator[tuple[str, Mapping[str, object]]]:
-    # Only columns that can be a text or a label: turning images or vectors into Python objects would be slow.
-    types = _pyarrow("pyarrow.types")
-    binary = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
-    skipped: dict[str, object] = {
-        field.name: () if types.is_nested(field.type) else b""
-        for field in table.schema
-        if types.is_nested(field.type) or any(check(field.type) for check in binary)
-    }
-    kept = table.select([name for name in table.column_names if name not in skipped])
+def _rows(table: Any, columns: Sequence[str]) -> Iterator[Row]:
+    # Only what is asked for: turning images or vectors into Python objects would be slow.
     number = 0
-    for batch in kept.to_batches(max_chunksize=1024):
+    for batch in table.select(list(dict.fromkeys(columns))).to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             number += 1
-            yield f"row {number}", {**skipped, **row}
+            yield f"row {number}", row
 
 
 def _class_names(features: object) -> dict[str, Sequence[str]]:
-    """The class names of each ClassLabel in a Hugging Face features object."""
-    if not isinstance(features, dict):
-        return {}
-    return {
-        name: [str(each) for each in feature["names"]]
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list)
-    }
+    """The class names of each ClassLabel, and of each list of them, in a Hugging Face features object."""
+    found: dict[str, Sequence[str]] = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        # A list of labels is written as [feature], or as {"feature": feature, "_type": "Sequence" or "List"}.
+        inner = feature[0] if isinstance(feature, list) and len(feature) == 1 else feature
+        inner = inner.get("feature", inner) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and isinstance(inner.get("names"), list):
+            found[name] = [str(each) for each in inner["names"]]
+    return found
 
 
 def _choose(path: Path, found: Mapping[str, _T], split: str | None) -> _T:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,56 +13,86 @@ from numpy.typing import NDArray
 from attar.runtime.bundle import Bundle
 from attar.runtime.engines.onnx import Engine, OnnxEngine
 from attar.runtime.errors import BundleError, DataError
-from attar.runtime.tasks.classification import Classification
-from attar.runtime.tokenizer import Encoded, Tokenizer, pad
+from attar.runtime.tasks.base import Outputs, Task, activate
+from attar.runtime.tokenizer import Encoded, Text, pad
 
 GOLDEN_TOLERANCE = 0.02
-"""Largest difference in probability that a golden input may show: other processors round int8 differently."""
+"""Largest difference that a golden input may show, in probability or relative to a number above 1: other processors
+round int8 differently."""
 
 
 class Model:
     """A loaded bundle. Calls are thread-safe: neither the tokenizer nor the session keeps state between them."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, batch_tokens: int = 1024) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, *, task: Task | None = None, batch_tokens: int = 1024) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
-        self.task = manifest.task
+        self.task = task or manifest.task
         self.engine = engine
         self.batch_tokens = batch_tokens
-        self.tokenizer = Tokenizer(bundle.contents["tokenizer.json"], manifest.task.max_length, manifest.pad_id)
+        self.tokenizer = self.task.reader(bundle.contents["tokenizer.json"], manifest.pad_id)
+        self._heads = self.task.heads
 
-    @overload
-    def __call__(self, texts: str) -> Classification: ...  # type: ignore[overload-overlap]  # a str is a Sequence[str]
-    @overload
-    def __call__(self, texts: Sequence[str]) -> list[Classification]: ...
-    def __call__(self, texts: str | Sequence[str]) -> Classification | list[Classification]:
-        """One text gives one answer, a list gives a list in the same order. Not a string: `DataError`."""
-        if isinstance(texts, str):
-            encoded = self.tokenizer.encode([texts])
-            return self.task.answers(self.engine.run(*pad(encoded.ids, 0)), encoded.truncated)[0]
+    def __call__(self, texts: Any) -> Any:
+        """One input gives one answer, a list gives a list in the same order; the task says what an input is.
+
+        Classifiers, taggers and embedders take strings. Pair tasks and question answering take tuples of two
+        strings, `(question, context)`, or objects with the two keys. Anything else: `DataError`.
+        """
+        single = isinstance(texts, str | Mapping)
+        if single or (self.task.pairs and isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
+            return self.answer([self._parse(texts, None)])[0]
         try:
             items = list(texts)
         except TypeError as error:
             raise DataError(f"expected a text or a list of texts, not {type(texts).__name__}") from error
-        wrong = next((i for i, t in enumerate(items) if not isinstance(t, str)), None)
-        if wrong is not None:
-            raise DataError(f"input {wrong} is a {type(items[wrong]).__name__}, not a string")
-        if not items:
+        return self.answer([self._parse(item, i) for i, item in enumerate(items)])
+
+    def _parse(self, item: object, number: int | None) -> Text:
+        try:
+            return self.task.parse(item)
+        except DataError as error:
+            which = "the input" if number is None else f"input {number}"
+            raise DataError(f"{which} {error}") from error
+
+    def answer(self, texts: Sequence[Text]) -> list[Any]:
+        """One typed answer an input, for inputs that are known to be in the task's form."""
+        if not texts:
             return []
-        encoded = self.tokenizer.encode(items)
-        return self.task.answers(self._run(encoded), encoded.truncated)
+        encoded = self.task.encode(self.tokenizer, texts)
+        return self.task.answers(encoded, self.outputs(encoded))
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Raw scores (N, C), for metrics and gates."""
-        return self._run(self.tokenizer.encode(texts))
+    def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """Raw outputs of the first head: (N, C); of a head that reads tokens, all rows one after another (T, C)."""
+        found = self.outputs(self.task.encode(self.tokenizer, texts))[self._heads[0].name]
+        return found if isinstance(found, np.ndarray) else np.concatenate(found)
 
-    def _run(self, encoded: Encoded) -> NDArray[np.float32]:
-        """Batches of similar length, so that little is spent on padding; the order of the input is kept."""
-        rows = encoded.ids
-        result = np.empty((len(rows), len(self.task.labels)), dtype=np.float32)
+    def outputs(self, encoded: Encoded) -> Outputs:
+        """Raw outputs by head: (R, C), or for token heads one (T, C) a row."""
+        if len(encoded.ids) == 1:
+            ids, mask = pad(encoded.ids, 0)
+            types = None if encoded.types is None else np.array(encoded.types, dtype=np.int64)
+            found = self.engine.run(ids, mask, types)
+            return {h.name: list(found[h.name]) if h.reads == "tokens" else found[h.name] for h in self._heads}
+        return self._run(encoded)
+
+    def _run(self, encoded: Encoded) -> Outputs:
+        """Batches of similar length, so that little is spent on padding; the order of the rows is kept."""
+        rows, types = encoded.ids, encoded.types
+        result: dict[str, Any] = {
+            h.name: [None] * len(rows) if h.reads == "tokens" else np.empty((len(rows), h.outputs), np.float32)
+            for h in self._heads
+        }
         for chosen in self._batches([len(row) for row in rows]):
             ids, mask = pad([rows[i] for i in chosen], self.tokenizer.pad_id)
-            result[chosen] = self.engine.run(ids, mask)
+            kinds = None if types is None else pad([types[i] for i in chosen], 0)[0]
+            found = self.engine.run(ids, mask, kinds)
+            for head in self._heads:
+                if head.reads == "tokens":
+                    for place, i in enumerate(chosen):
+                        result[head.name][i] = found[head.name][place, : len(rows[i])]
+                else:
+                    result[head.name][chosen] = found[head.name]
         return result
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
@@ -78,12 +108,13 @@ class Model:
             yield batch
 
     def replay_golden(self, golden: bytes) -> float:
-        """Replays the golden inputs; the largest difference in probability, or `BundleError` where it is too large."""
+        """Replays the golden inputs; the largest difference found, or `BundleError` where it is too large."""
         record = json.loads(golden)
         differences = []
-        for text, expected in zip(record["texts"], record["scores"], strict=True):
-            scores = np.array(list(self(text).scores.values()))
-            differences.append(float(np.abs(scores - np.array(expected)).max()))
+        for item, expected in zip(record["texts"], record["outputs"], strict=True):
+            for name, found in golden_outputs(self, self._parse(item, None)).items():
+                wanted = np.array(expected[name], dtype=np.float64).reshape(found.shape)
+                differences.append(float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max(initial=0.0)))
         worst = float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
         if not worst <= GOLDEN_TOLERANCE:
             raise BundleError(
@@ -94,22 +125,42 @@ class Model:
         return worst
 
 
-def load(path: str | os.PathLike[str], *, device: str = "cpu", threads: int | None = None) -> Model:
+def golden_outputs(model: Model, text: Text) -> dict[str, Any]:
+    """Activated outputs of one input by head, in float64: what golden inputs are compared in. Windows are stacked."""
+    encoded = model.task.encode(model.tokenizer, [text])
+    found = model.outputs(encoded)
+    return {
+        head.name: np.concatenate([activate(head, np.atleast_2d(row)) for row in found[head.name]]).astype(np.float64)
+        for head in model.task.heads
+    }
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Model:
     """Reads, verifies and starts a bundle.
 
     Args:
         path: the bundle's folder.
         device: `cpu`.
         threads: threads of one call; by default the cores this process may use (affinity and cgroup quota).
+        options: what the task lets users choose about its answers, such as `{"aggregation": "first"}` or
+            `{"top_k": 3}`; an unknown one is refused with the known ones.
 
     Raises:
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
+        SettingsError: an unknown option, or a value that the task refuses.
     """
     bundle = Bundle.read(path)
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
         raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
+    task = bundle.manifest.task.with_options(options or {})
     engine = OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device)
-    model = Model(bundle, engine)
+    model = Model(bundle, engine, task=task)
     model.replay_golden(bundle.contents["golden.json"])
     return model

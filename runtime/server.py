@@ -14,15 +14,15 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attar.runtime.errors import DataError, MissingExtraError, SettingsError
 from attar.runtime.model import Model, load
-from attar.runtime.tasks.classification import Classification
+from attar.runtime.tasks.base import Task, jsonable
+from attar.runtime.tokenizer import Text
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -55,13 +55,13 @@ class _Predictor:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="attar")
         self._waiting = 0
 
-    async def answers(self, texts: list[str]) -> list[Classification]:
+    async def answers(self, texts: list[Text]) -> list[Any]:
         """The answers in the order of the texts."""
         if self._waiting >= MAX_WAITING:
             raise _RefusedError(503, "too many requests are waiting; try again later")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self.model, texts)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self.model.answer, texts)
         finally:
             self._waiting -= 1
 
@@ -107,8 +107,8 @@ def _predict(response: type[JSONResponse], predictor: _Predictor) -> Callable[[R
 
     async def endpoint(request: Request) -> JSONResponse:
         try:
-            texts = parse(await _body(request), predictor.model.manifest.limits["max_batch"])
-            return response({"answers": [asdict(a) for a in await predictor.answers(texts)]})
+            texts = parse(await _body(request), predictor.model.manifest.limits["max_batch"], predictor.model.task)
+            return response({"answers": [jsonable(a) for a in await predictor.answers(texts)]})
         except _RefusedError as error:
             return response({"error": str(error)}, error.status)
         except DataError as error:
@@ -134,7 +134,7 @@ def _about(model: Model) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "task": manifest.task.kind,
-        "labels": list(manifest.task.labels),
+        "labels": list(getattr(manifest.task, "labels", ()) or getattr(manifest.task, "tags", ())),
         "limits": {**manifest.limits, "max_body": MAX_BODY},
         "engine": model.engine.name,
     }
@@ -158,8 +158,8 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def parse(body: bytes, max_batch: int) -> list[str]:
-    """The texts of a request. Lone surrogates pass: the tokenizer replaces them."""
+def parse(body: bytes, max_batch: int, task: Task) -> list[Text]:
+    """The inputs of a request, in the task's form. Lone surrogates pass: the tokenizer replaces them."""
     try:
         record = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -168,25 +168,35 @@ def parse(body: bytes, max_batch: int) -> list[str]:
     if keys not in ({"texts"}, {"text"}):
         raise _RefusedError(422, 'the body must be {"texts": "..."}, {"texts": ["...", ...]} or {"text": "..."}')
     texts = record.get("texts", record.get("text"))
-    if isinstance(texts, str):
-        return [texts]
-    if "text" in keys or not isinstance(texts, list):
-        raise _RefusedError(422, "text must be a string; texts a string or a list of strings")
+    if "text" in keys or isinstance(texts, str | dict):
+        return [_input(texts, task, "text")]
+    if not isinstance(texts, list):
+        raise _RefusedError(422, "texts must be one input or a list of inputs")
     if len(texts) > max_batch:
         raise _RefusedError(422, f"{len(texts)} texts in one request; this model takes at most {max_batch}")
-    wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
-    if wrong is not None:
-        raise _RefusedError(422, f"texts[{wrong}] is not a string")
-    return texts
+    return [_input(item, task, f"texts[{i}]") for i, item in enumerate(texts)]
 
 
-def serve(path: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
+def _input(item: object, task: Task, where: str) -> Text:
+    try:
+        return task.parse(item)
+    except DataError as error:
+        raise _RefusedError(422, f"{where} {error}") from error
+
+
+def serve(
+    path: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
     """Serves a bundle until interrupted; port 0 takes a free one. The address is printed on stderr."""
     try:
         import uvicorn
     except ModuleNotFoundError as error:
         raise MissingExtraError("uvicorn", "serve") from error
-    model = load(path, threads=threads)
+    model = load(path, threads=threads, options=options)
     app = create_app(model)
     with _listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from attar.runtime.bundle import Manifest, write_bundle
-from attar.runtime.tasks.classification import TextClassification, softmax
+from attar.runtime.tasks.base import softmax
+from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tokenizer import Tokenizer as Reader
 from attar.runtime.tokenizer import pad
 
@@ -31,11 +32,12 @@ def make_tiny_bundle(folder: Path, **manifest: Any) -> Path:
     tokenizer, model = tiny_tokenizer().to_str().encode(), tiny_model()
     reader, session = Reader(tokenizer, MAX_LENGTH), ort.InferenceSession(model)
     rows = [pad(reader.encode([text]).ids, 0) for text in GOLDEN]
-    scores = [softmax(session.run(None, {"input_ids": i, "attention_mask": m})[0])[0].tolist() for i, m in rows]
+    feeds = [{"input_ids": ids, "attention_mask": mask} for ids, mask in rows]
+    outputs = [{"logits": softmax(session.run(None, feed)[0]).tolist()} for feed in feeds]
     contents = {
         "model.onnx": model,
         "tokenizer.json": tokenizer,
-        "golden.json": json.dumps({"texts": GOLDEN, "scores": scores}).encode(),
+        "golden.json": json.dumps({"texts": GOLDEN, "outputs": outputs}).encode(),
         "README.md": b"# tiny\n",
     }
     fields: dict[str, Any] = {

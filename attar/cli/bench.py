@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attar.runtime.tokenizer import Text
 
 HELP = "Measure a bundle against baselines: a table, or with --json one JSON line."
 EXAMPLE = "attar bench build/sentiment/bundle --against path/to/teacher --data test.csv"
@@ -33,14 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from attar.runtime.bench.coordinator import bench
-    from attar.runtime.bench.texts import TEXTS
+    from attar.runtime.bench.texts import TEXTS, pairs
+    from attar.runtime.bundle import Bundle
     from attar.runtime.data import read_examples
     from attar.runtime.errors import SettingsError
 
-    texts, labels = TEXTS, None
+    task = Bundle.read(args.bundle).manifest.task
+    texts: Sequence[Text] = pairs() if task.pairs else TEXTS
+    labels: Sequence[Any] | None = None
     if args.data is not None:
         labelled = args.label_column is not None
-        examples = read_examples(args.data, text=args.text_column, label=args.label_column, require_labels=labelled)
+        examples = read_examples(
+            args.data, kind=task.kind, text=args.text_column, label=args.label_column, require_labels=labelled
+        )
         texts, labels = examples.texts, examples.labels
     elif args.text_column is not None or args.label_column is not None:
         raise SettingsError("--text-column and --label-column name columns of --data, which is missing")

@@ -58,7 +58,8 @@ def column_arguments(parser: argparse.ArgumentParser) -> None:
 def corpus(args: argparse.Namespace) -> Corpus:
     """The data files that the arguments name."""
     from attar.distill.data.assets import resolve_data
-    from attar.pipeline.parts import NOTHING, Corpus
+    from attar.pipeline.data import NOTHING
+    from attar.pipeline.parts import Corpus
 
     text, label = args.text_column, args.label_column
     extra = getattr(args, "unlabelled", None)
@@ -76,6 +77,6 @@ def show(records: Sequence[dict[str, Any]], out: Path, as_json: bool) -> None:
         return
     for record in records:
         verdict = "kept" if record["kept"] else "dropped"
-        numbers = f"dev {record['accuracy']:.2f} %, {record['size_mb']:.2f} MB, {record['p50_ms']:.2f} ms a text"
+        numbers = f"dev {record['score']:.2f}, {record['size_mb']:.2f} MB, {record['p50_ms']:.2f} ms a text"
         print(f"{record['name']}: {verdict}: {numbers}. {record['reason']}")
     print(f"student: {out}")

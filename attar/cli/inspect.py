@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from attar.runtime.bundle import Bundle
+    from attar.runtime.tasks.base import Task
 
 HELP = "Show what a bundle is: task, labels, sizes, lineage and gate."
 EXAMPLE = "attar inspect build/sentiment/bundle"
@@ -36,10 +37,9 @@ def run(args: argparse.Namespace) -> int:
 def summary(bundle: Bundle) -> str:
     """The manifest in words; sizes in bytes and MiB."""
     manifest = bundle.manifest
-    labels = manifest.task.labels
     lines = [
         f"name     {manifest.name}",
-        f"task     {manifest.task.kind}, {len(labels)} labels: {', '.join(labels)}",
+        f"task     {_task(manifest.task)}",
         f"scheme   {manifest.scheme}",
         "limits   " + ", ".join(f"{key} {value}" for key, value in sorted(manifest.limits.items())),
         f"size     {_size(bundle.size)}",
@@ -60,6 +60,16 @@ def gate_sentence(gate: Mapping[str, Any] | None) -> str:
     if VerdictRecord.__required_keys__ <= gate.keys():
         return sentence(cast(VerdictRecord, gate))
     return ", ".join(f"{key} {value}" for key, value in gate.items())
+
+
+def _task(task: Task) -> str:
+    """The task and what its outputs are called."""
+    from attar.runtime.tasks.multi import MultiTask
+
+    if isinstance(task, MultiTask):
+        return "; ".join([task.kind, *(f"{name}: {_task(part)}" for name, part in task.parts)])
+    labels = getattr(task, "labels", ()) or getattr(task, "tags", ())
+    return f"{task.kind}, {len(labels)} labels: {', '.join(labels)}" if labels else task.kind
 
 
 def _step(step: Mapping[str, Any]) -> str:

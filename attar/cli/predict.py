@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 HELP = "Answer texts with a bundle, one JSON line each."
 EXAMPLE = 'attar predict build/sentiment/bundle "a gripping, funny film"'
@@ -19,10 +19,45 @@ READ = 1 << 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; a single - reads stdin, a text a line")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        help="texts; a single - reads stdin, a text a line; for pairs and "
+        'questions JSON, such as \'{"question": "...", "context": "..."}\'',
+    )
     parser.add_argument("--data", type=Path, metavar="FILE", help="answer the text column of a data file")
     parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")
+    option_arguments(parser)
+
+
+def option_arguments(parser: argparse.ArgumentParser) -> None:
+    """The argument for what a task lets users choose about its answers."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the task, such as aggregation=first for entities or top_k=3 for questions",
+    )
+
+
+def options(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is JSON where it can be read so, else a string."""
+    from attar.runtime.errors import SettingsError
+
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"--set {pair!r}: write NAME=VALUE, such as --set aggregation=first")
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        found[name] = tuple(read) if isinstance(read, list) else read
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,33 +65,38 @@ def run(args: argparse.Namespace) -> int:
     from attar.runtime.data import read_examples
     from attar.runtime.errors import SettingsError
     from attar.runtime.model import load
+    from attar.runtime.tasks.base import jsonable
 
     if bool(args.texts) == (args.data is not None):
         raise SettingsError("give either texts (or - for stdin) or --data FILE")
     if args.text_column is not None and args.data is None:
         raise SettingsError("--text-column names a column of --data, which is missing")
-    chunks: Iterable[list[str]]
+    model = load(args.bundle, threads=args.threads, options=options(args.set))
+    chunks: Iterable[Sequence[Any]]
     if args.data is not None:
-        texts = read_examples(args.data, text=args.text_column, require_labels=False).texts
-        chunks = _chunks(texts)
+        kind = "question-answering" if model.task.kind == "question-answering" else "text-classification"
+        chunks = _chunks(read_examples(args.data, kind=kind, text=args.text_column, require_labels=False).texts)
     else:
         chunks = read_lines(sys.stdin.buffer) if args.texts == ["-"] else _chunks(args.texts)
-    model = load(args.bundle, threads=args.threads)
+        if model.task.pairs:
+            chunks = ([_pair(line) for line in chunk] for chunk in chunks)
     for chunk in chunks:
-        for answer in model(chunk):
-            record = {
-                "label": answer.label,
-                "score": answer.score,
-                "scores": answer.scores,
-                "truncated": answer.truncated,
-            }
+        for answer in model(list(chunk)):
             # Bytes: JSON is UTF-8 whatever the terminal's locale says.
-            sys.stdout.buffer.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            sys.stdout.buffer.write(json.dumps(jsonable(answer), ensure_ascii=False).encode() + b"\n")
         sys.stdout.buffer.flush()
     return 0
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+def _pair(line: str) -> Any:
+    """An input of two texts from its JSON; anything else is left for the model to refuse."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line
+
+
+def _chunks(texts: Iterable[Any]) -> Iterator[list[Any]]:
     texts = list(texts)
     for start in range(0, len(texts), CHUNK):
         yield texts[start : start + CHUNK]

@@ -46,7 +46,7 @@ class Point:
     name: str
     size_mb: float | None
     p50_ms: float | None
-    accuracy: float | None
+    score: float | None
     kept: bool = True
 
 
@@ -89,9 +89,9 @@ def bars(points: Sequence[Point], attribute: str, label: str) -> str:
 
 
 @_styled
-def accuracy(points: Sequence[Point], margin: float | None, label: str) -> str:
-    """A dot for each model's accuracy, and the line below which the gate's margin is spent."""
-    known = [(point, point.accuracy) for point in points if point.accuracy is not None]
+def scores(points: Sequence[Point], margin: float | None, label: str) -> str:
+    """A dot for each model's points on dev, and the line below which the gate's margin is spent."""
+    known = [(point, point.score) for point in points if point.score is not None]
     if not known:
         return ""
     figure, axes = _figure(0.75 + 0.27 * len(known))
@@ -110,13 +110,13 @@ def accuracy(points: Sequence[Point], margin: float | None, label: str) -> str:
         _write(axes, f"teacher − {margin:g}", (floor, -0.6), (0, 3), color=_BAD, va="bottom", ha="center")
     _name_rows(axes, [point for point, _ in known])
     axes.xaxis.set_visible(False)
-    return _svg(figure, "accuracy", label)
+    return _svg(figure, "scores", label)
 
 
 @_styled
-def scatter(points: Sequence[Point], label: str) -> str:
-    """Accuracy over latency, the kept models joined in the order of the recipe."""
-    known = [(point, point.p50_ms, point.accuracy) for point in points]
+def scatter(points: Sequence[Point], metric: str, label: str) -> str:
+    """Points on dev over latency, the kept models joined in the order of the recipe."""
+    known = [(point, point.p50_ms, point.score) for point in points]
     placed = [(point, x, y) for point, x, y in known if x is not None and y is not None and x > 0]
     if len(placed) < 2:
         return ""
@@ -134,7 +134,7 @@ def scatter(points: Sequence[Point], label: str) -> str:
     for (point, x, y), offset in zip(placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True):
         _write(axes, point.mark, (x, y), offset, ha="center", weight="bold")
     axes.set_xlabel("p50 latency, ms", color=_MUTED)
-    axes.set_ylabel("dev accuracy, %", color=_MUTED)
+    axes.set_ylabel(f"{metric} on dev", color=_MUTED)
     axes.grid(color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_MUTED, length=0)

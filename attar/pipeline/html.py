@@ -11,6 +11,7 @@ from attar.pipeline.style import CSS
 if TYPE_CHECKING:
     from attar.pipeline.report import Interval, Report, StageInfo
 
+BOOTSTRAPPED = ("F1", "entity F1", "micro F1", "Spearman")
 _TONES = {"pass": "pass", "fail": "fail", "not enough data": "unsure"}
 
 
@@ -18,7 +19,7 @@ def render(report: "Report") -> str:
     """One self-contained page; parts that the report lacks are left out."""
     title = report.get("title") or "attar run"
     parts = [_header(report, title), _cards(report), _stages(report), _charts(report), _gate(report)]
-    parts += [_bench(report), _facts(report), _recipe(report)]
+    parts += [_measures(report), _bench(report), _facts(report), _recipe(report)]
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -57,7 +58,9 @@ def _cards(report: "Report") -> str:
         cards.append((_mb(bundle["size_mb"]), "bundle"))
     if gate:
         loss = f"{signed(gate['difference'])} points against the teacher, on {gate['split']}"
-        cards.append((f"{gate['student']:.1f} %", f"accurate: {loss}"))
+        measure = gate.get("measure", "accuracy")
+        unit = " %" if measure == "accuracy" else ""
+        cards.append((f"{gate['student']:.1f}{unit}", f"{measure}: {loss}"))
     if bundle and (latency := bundle.get("p50_ms")) is not None:
         cards.append((f"{latency:.2f} ms", "p50 latency of the bundle"))
     items = (f'<div class="card"><b>{_e(value)}</b><span>{_e(text)}</span></div>' for value, text in cards)
@@ -74,7 +77,7 @@ def _stages(report: "Report") -> str:
         rows.append(_stage(number, stage))
     if not rows:
         return ""
-    numbers = ["dev accuracy, %", "size, MB", "parameters", "p50, ms", "speed-up (95 %)", "time"]
+    numbers = [f"{_e(_metric(report))} on dev", "size, MB", "parameters", "p50, ms", "speed-up (95 %)", "time"]
     head = _head(["", "stage", "outcome"], numbers)
     note = '<p class="quiet">The speed-up is against the stage kept before it, measured on this machine.</p>'
     return f"<h2>Stages</h2>\n{_table(head, rows)}\n{note}"
@@ -82,7 +85,7 @@ def _stages(report: "Report") -> str:
 
 def _stage(number: int, stage: "StageInfo") -> str:
     speedup = stage.get("speedup")
-    figures = [_n(stage.get("accuracy"), 1), _n(stage["size_mb"], 1), _millions(stage["parameters"])]
+    figures = [_n(stage.get("score"), 1), _n(stage["size_mb"], 1), _millions(stage["parameters"])]
     figures += [_n(stage.get("p50_ms"), 2), f"{speedup['ratio']:.2f} ({_range(speedup)})" if speedup else "–"]
     figures.append("cached" if stage.get("cached") else _duration(stage["seconds"]))
     outcome = "kept" if stage["kept"] else "dropped"
@@ -106,9 +109,9 @@ def _drawn(report: "Report", points: Sequence[charts.Point]) -> list[tuple[str, 
     size = charts.bars(points, "size_mb", _said("Size in MB", points, "size_mb"))
     latency = charts.bars(points, "p50_ms", _said("p50 latency in ms", points, "p50_ms"))
     margin = report["gate"]["margin"] if "gate" in report else None
-    accuracy = charts.accuracy(points, margin, _said("Dev accuracy in %", points, "accuracy"))
+    quality = charts.scores(points, margin, _said(f"{_metric(report)} on dev, in points", points, "score"))
     marks = ", ".join(f"{point.mark} {point.name}" for point in points) + ". Hollow: dropped."
-    both = charts.scatter(points, f"Dev accuracy over p50 latency: {marks}")
+    both = charts.scatter(points, _metric(report), f"{_metric(report)} on dev over p50 latency: {marks}")
     bench = report.get("bench")
     ratios = [
         (f"{row['metric']} against {row['name']}", row["ratio"], row["low"], row["high"])
@@ -118,8 +121,8 @@ def _drawn(report: "Report", points: Sequence[charts.Point]) -> list[tuple[str, 
     return [
         ("Size", "MB, after each stage", size),
         ("Latency", "p50 in ms, after each stage", latency),
-        ("Accuracy", "% on dev, after each stage", accuracy),
-        ("Accuracy and latency", marks, both),
+        ("Quality", f"{_metric(report)} on dev, in points, after each stage", quality),
+        ("Quality and latency", marks, both),
         ("Speed-up of the bundle", "with 95 % intervals; the dashed line is no change", faster),
     ]
 
@@ -130,7 +133,7 @@ def _points(report: "Report") -> list[charts.Point]:
         figures = (teacher["size_mb"], teacher.get("p50_ms"), teacher.get("dev"))
         points.append(charts.Point("T", "teacher", *figures))
     for number, stage in enumerate(report.get("stages", []), 1):
-        figures = (stage["size_mb"], stage.get("p50_ms"), stage.get("accuracy"))
+        figures = (stage["size_mb"], stage.get("p50_ms"), stage.get("score"))
         points.append(charts.Point(str(number), stage["name"], *figures, kept=stage["kept"]))
     if bundle := report.get("bundle"):
         figures = (bundle["size_mb"], bundle.get("p50_ms"), bundle.get("dev"))
@@ -145,7 +148,8 @@ def _gate(report: "Report") -> str:
     sure = f"one-sided, {100 * gate['confidence']:g} % confidence"
     pairs = [
         ("verdict", gate["verdict"]),
-        ("teacher, student", f"{gate['teacher']:.2f} %, {gate['student']:.2f} %"),
+        ("measure", gate.get("measure", "accuracy")),
+        ("teacher, student", f"{gate['teacher']:.2f}, {gate['student']:.2f} points"),
         ("difference", f"{gate['difference']:+.2f} points"),
         ("lower bound", f"{gate['lower_bound']:+.2f} points, {sure}"),
         ("margin", f"{gate['margin']:g} points"),
@@ -153,8 +157,37 @@ def _gate(report: "Report") -> str:
     ]
     if gate["needed"] is not None:
         pairs.append(("more examples needed", f"about {gate['needed']:,} at these rates"))
-    how = "Tango's paired score test of non-inferiority: the lower bound must not fall below minus the margin."
+    bare = gate.get("measure", "accuracy").rpartition(": ")[2]
+    test = "paired bootstrap" if bare in BOOTSTRAPPED else "Tango's paired score test"
+    how = f"A {test} of non-inferiority: the lower bound must not fall below minus the margin. "
+    how += "Where several measures are judged, all must pass; this is the worst of them."
     return f'<h2>Gate</h2>\n{_pairs(pairs)}\n<p class="quiet">{_e(how)}</p>'
+
+
+def _metric(report: "Report") -> str:
+    """What the gate judges, in words that can begin a caption."""
+    metric = report.get("task", {}).get("metric", "accuracy")
+    return metric[:1].upper() + metric[1:]
+
+
+def _measures(report: "Report") -> str:
+    """Every measure on test, and what a classifier's score is worth."""
+    found, rows = report.get("measures"), []
+    for name, teacher in (found["teacher"] if found else {}).items():
+        student = found["student"].get(name) if found else None
+        figures = [_n(teacher, 2), _n(student, 2), "–" if student is None else f"{student - teacher:+.2f}"]
+        rows.append(_cells([f'<th class="text" scope="row">{_e(name)}</th>'], figures))
+    parts = [_table(_head(["measure on test, points"], ["teacher", "student", "difference"]), rows)] if rows else []
+    known = report.get("confidence", {})
+    if "ece" in known:
+        said = (
+            f"{known['ece_uncalibrated']:.4f} before, {known['ece']:.4f} after (temperature {known['temperature']:g})"
+        )
+        parts.append(f"<p>Expected calibration error on test: {said}.</p>")
+    if known.get("auroc") is not None:
+        said = f"student {known['auroc']:.2f}, teacher {known['auroc_teacher']:.2f} points of AUROC"
+        parts.append(f"<p>Telling texts that belong to no class by the score: {said}.</p>")
+    return "\n".join(["<h2>Measures</h2>", *parts]) if parts else ""
 
 
 def _bench(report: "Report") -> str:

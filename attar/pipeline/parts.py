@@ -5,41 +5,38 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from attar.compress.gate import GateSettings, Verdict, judge
+from attar.compress.gate import GateSettings, Verdict, judge_all, worst
 from attar.compress.quantize import int8
 from attar.distill import distil as distillation
 from attar.distill.data.assets import resolve_model
 from attar.distill.data.augment import crops
 from attar.distill.data.split import remove_overlap, split
 from attar.distill.finetune import local_folder
-from attar.distill.importers import read_tokenizer
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export import parity
 from attar.export.bundle import Evidence, in_memory, scheme, write
 from attar.export.onnx import to_onnx
+from attar.pipeline.data import NOTHING, named
+from attar.pipeline.fit import LONGEST, check_kinship, cut_at, fitting
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
 from attar.pipeline.stages import Stages
-from attar.pipeline.steps import Material, Runner, points
+from attar.pipeline.steps import Material, Runner, measures, points, statistics
 from attar.runtime.bench.texts import TEXTS
 from attar.runtime.bundle import MANIFEST
 from attar.runtime.data import Examples
-from attar.runtime.errors import DataError, ModelError, SettingsError
+from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.model import Model
-from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks.base import Statistics, Task
+from attar.runtime.tokenizer import Text
 
-LONGEST = 512  # tokens; what the known families were pretrained to read
 PARITY_TEXTS = 256
-NOTHING = Examples((), None, "nothing")
 INT8 = StepSpec("compress.quantize.int8", int8.Settings())
 Records = list[dict[str, Any]]
 
@@ -52,7 +49,7 @@ class Corpus:
     dev: Examples | None = None
     unlabelled: Examples = NOTHING
 
-    def material(self, task: TextClassification, teacher: Path, recipe: Recipe | None) -> Material:
+    def material(self, task: Task, teacher: Path, recipe: Recipe | None) -> Material:
         """The texts in `task`'s own label names, with no sentence in two of the parts; crops as the recipe has it."""
         seed, per_text = (recipe.data.seed, recipe.data.crops) if recipe else (13, 0)
         everything = named(self.train, task)
@@ -65,18 +62,27 @@ class Corpus:
         if not train.texts:
             raise DataError(f"{self.train.source} holds no text that is not in {dev.source} too; give other data")
         more = Examples(crops(train, per_text, seed).texts + self.unlabelled.texts, None, self.unlabelled.source)
-        return Material(train, remove_overlap(more, train, dev), dev, teacher)
+        return Material(task, train, remove_overlap(more, train, dev), dev, teacher)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found out about the exported bytes `model`; no verdict where there was nothing to judge by."""
+    """What was found out about the exported bytes `model`; no verdict where there was nothing to judge by.
+
+    `measures`: every measure of the task in points, on what it was judged on.
+    """
 
     model: bytes
     runtime: Model
     parity: parity.Parity
-    verdict: Verdict | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
     judged_on: str = ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """That of the measure that came off worst: all must pass."""
+        return worst(self.verdicts) if self.verdicts else None
 
     @property
     def passed(self) -> bool:
@@ -85,13 +91,16 @@ class Proof:
 
     @property
     def gate(self) -> dict[str, Any] | None:
-        """The manifest's certificate."""
-        return None if self.verdict is None else {**self.verdict.to_json(), "split": self.judged_on}
+        """The manifest's certificate: the worst verdict and, where several measures were judged, all of them."""
+        if self.verdict is None:
+            return None
+        every = {"measures": [v.to_json() for v in self.verdicts]} if len(self.verdicts) > 1 else {}
+        return {**self.verdict.to_json(), "split": self.judged_on, **every}
 
     @property
     def evidence(self) -> Evidence:
         """For the bundle's manifest and model card."""
-        facts = {"parity with PyTorch (fp32 logits)": f"{self.parity.max_abs:.1e} at most"}
+        facts = {"parity with PyTorch (raw fp32 outputs)": f"{self.parity.max_abs:.1e} at most"}
         if self.verdict is None:
             return Evidence(facts=facts)
         return Evidence(self.gate, self.verdict.sentence(), facts)
@@ -124,9 +133,9 @@ def compress(source: Path, teacher: str, corpus: Corpus, recipe: Recipe | None, 
     specs = [INT8] if recipe is None else recipe.steps[len(before_compression(recipe)) :]
     if not specs:
         raise SettingsError(f"the recipe {recipe.name if recipe else ''!r} has no compress step")
-    check_kinship(student, folder, recovers=any(s.use.startswith("distill.") for s in specs))
+    check_kinship(student, folder)
     material = corpus.material(student.task, folder, recipe)
-    before = {"accuracy": points(in_memory(student), material.dev)}
+    before = {"score": points(in_memory(student), material.dev)}
     quantizes = any(s.use.startswith("compress.quantize.") for s in specs)
     found, records = apply(student, material, specs, out, console, quantizes=quantizes, before=before)
     found.save(out)
@@ -142,13 +151,13 @@ def export(
         raise SettingsError("the gate needs both --data and --teacher; give both, or neither for a bundle without gate")
     out = vacant(out, MANIFEST)
     student = Student.load(source)
-    right = None
+    reference = None
     if test is not None and teacher is not None:
         test = named(split(test, dev=0, test=0, seed=0).train, student.task, source=test.source)
         console.line(f"the teacher answers {len(test)} texts ...")
-        right = answers_right(local_folder(resolve_model(teacher)), test)
+        reference = teacher_statistics(local_folder(resolve_model(teacher)), test)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, test.texts if test else TEXTS, test, right, settings)
+    proof = prove(student, test.texts if test else TEXTS, test, reference, settings)
     return ship(student, proof, out, source.resolve().name, allow_failed_gate)
 
 
@@ -160,6 +169,7 @@ def convert(
     out = vacant(out, MANIFEST)
     folder = local_folder(resolve_model(model))
     student = cut_at(Student.load(folder), LONGEST if max_length is None else max_length, exact=max_length is not None)
+    student = replace(student, task=fitting(student.task, data.texts))
     examples = named(data, student.task)
     # Repeated texts are dropped here too: they would make the gate surer than it may be.
     parts = split(examples, dev=1 / 3 if quantize else 0, test=0, seed=13)
@@ -167,11 +177,11 @@ def convert(
     records: Records = []
     if quantize:
         console.line(f"{len(parts.dev)} texts choose the int8 scheme, {len(judged)} others judge it")
-        material = Material(parts.dev, NOTHING, parts.dev, folder)
-        before = {"accuracy": points(in_memory(student), parts.dev)}
+        material = Material(student.task, parts.dev, NOTHING, parts.dev, folder)
+        before = {"score": points(in_memory(student), parts.dev)}
         student, records = apply(student, material, [INT8], out, console, quantizes=True, before=before)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, judged.texts, judged, answers_right(folder, judged), settings)
+    proof = prove(student, judged.texts, judged, teacher_statistics(folder, judged), settings)
     return {**ship(student, proof, out, Path(model).name, allow_failed_gate), "steps": records}
 
 
@@ -192,17 +202,17 @@ def apply(
 
 
 def prove(
-    student: Student, texts: Sequence[str], judged: Examples | None, right: NDArray[np.bool_] | None,
-    settings: GateSettings,
-) -> Proof:  # fmt: skip
-    """Parity with PyTorch on `texts` and, where the teacher's right answers (N,) are known, the gate on the bytes."""
+    student: Student, texts: Sequence[Text], judged: Examples | None, teacher: Statistics | None, settings: GateSettings
+) -> Proof:
+    """Parity with PyTorch on `texts` and, where the teacher's statistics are known, the gate on the bytes."""
     found = parity.check(student, texts[:PARITY_TEXTS])
     model = to_onnx(student)
     runtime = in_memory(student, model=model)
-    if judged is None or right is None:
+    if judged is None or teacher is None:
         return Proof(model, runtime, found)
-    mine = student.task.correct(runtime.logits(judged.texts), student.task.ids(judged.labels or ()))
-    return Proof(model, runtime, found, judge(right, mine, settings), judged.source)
+    mine = statistics(student.task, runtime.answer, judged)
+    verdicts = judge_all(teacher, mine, student.task.gates, settings)
+    return Proof(model, runtime, found, verdicts, measures(mine), judged.source)
 
 
 def ship(student: Student, proof: Proof, out: Path, name: str, allow_failed_gate: bool) -> dict[str, Any]:
@@ -220,49 +230,13 @@ def ship(student: Student, proof: Proof, out: Path, name: str, allow_failed_gate
     }
 
 
-def answers_right(folder: Path, judged: Examples) -> NDArray[np.bool_]:
-    """Which examples the model gets right in PyTorch fp32, reading as many tokens as it can: (N,)."""
+def teacher_statistics(folder: Path, judged: Examples) -> Statistics:
+    """What the model makes of the examples in PyTorch fp32, reading as many tokens as it can."""
     model = cut_at(Student.load(folder), LONGEST)
-    saved = (folder / "student.json").is_file()
+    model = replace(model, task=fitting(model.task, judged.texts))
     # A Hugging Face folder answers through its own library, so that the gate judges our import of it too.
-    logits = (
-        model.logits(judged.texts).numpy() if saved else Teacher(folder, model.task.max_length).logits(judged.texts)
-    )
-    return model.task.correct(logits, model.task.ids(judged.labels or ()))
-
-
-def named(examples: Examples, task: TextClassification, source: str | None = None) -> Examples:
-    """The examples with the task's own label names; class ids are translated, other labels are a `DataError`."""
-    labels = examples.labels or ()
-    ids = {str(i): name for i, name in enumerate(task.labels)}
-    if not set(labels) <= set(task.labels) and set(labels) <= ids.keys():
-        labels = tuple(ids[label] for label in labels)
-    try:
-        task.ids(labels)
-    except DataError as error:
-        raise DataError(f"{source or examples.source}: {error}") from error
-    return replace(examples, labels=labels, source=source or examples.source)
-
-
-def cut_at(student: Student, length: int, exact: bool = False) -> Student:
-    """The student reading at most `length` tokens; with `exact` a length it cannot read is refused."""
-    longest = min(student.encoder.shape.positions, LONGEST)
-    if exact and not 3 <= length <= longest:
-        raise SettingsError(f"max_length must be between 3 and the model's {longest} tokens, not {length}")
-    length = length if exact else min(length, student.task.max_length)
-    return replace(student, task=replace(student.task, max_length=length))
-
-
-def check_kinship(student: Student, teacher: Path, recovers: bool) -> None:
-    """Refuses a teacher whose answers mean something else than the student's."""
-    other = Student.load(teacher).task.labels
-    if other != student.task.labels:
-        raise ModelError(
-            f"{teacher} has the labels {', '.join(other)}, the student {', '.join(student.task.labels)}; "
-            "give the teacher it was distilled from"
-        )
-    if recovers and not (teacher / "student.json").is_file() and read_tokenizer(teacher) != student.tokenizer:
-        raise ModelError(f"{teacher} has another tokenizer than the student; give the teacher it was distilled from")
+    answer = model.answer if (folder / "student.json").is_file() else Teacher(folder, model.task).answer
+    return statistics(model.task, answer, judged)
 
 
 def vacant(out: Path, marker: str) -> Path:

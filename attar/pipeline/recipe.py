@@ -11,21 +11,24 @@ from typing import Any
 from attar.compress.gate import GateSettings
 from attar.distill import finetune
 from attar.distill.step import find, settings_of
+from attar.pipeline.tasks import TaskSettings, parse_task
 from attar.runtime.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the texts come from. `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files.
+    """Where the texts come from; `train` and `unlabelled` may be several files. `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files.
 
-    `unlabelled` texts, and `crops` random spans of each training text, are for distillation only.
+    `unlabelled` texts, and `crops` random spans of each training text, are for distillation only. `outside`: texts that
+    belong to no class, from which the report tells how well a classifier's score sets them apart.
     """
 
-    train: str
+    train: str | tuple[str, ...]
     dev: int | float | str = 0.1
     test: int | float | str = 0.2
-    unlabelled: str | None = None
+    unlabelled: str | tuple[str, ...] | None = None
     crops: int = 0
+    outside: str | None = None
     text_column: str | None = None
     label_column: str | None = None
     seed: int = 13
@@ -33,7 +36,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """`model`: a pretrained encoder to fine-tune with `settings`, or with `fine_tuned` a classifier used as it is."""
+    """`model`: a pretrained encoder to fine-tune with `settings`, or with `fine_tuned` a model used as it is."""
 
     model: str
     fine_tuned: bool = False
@@ -42,7 +45,7 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """One step: its file, its settings, and what it may cost in points of dev accuracy (None: no limit).
+    """One step: its file, its settings, and what it may cost in points on dev (None: no limit).
 
     With `must_pay` the step is dropped unless it is measurably faster than what it was given.
     """
@@ -69,6 +72,7 @@ class Recipe:
     data: DataSettings
     teacher: TeacherSettings
     steps: tuple[StepSpec, ...]
+    task: TaskSettings = field(default_factory=TaskSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)
     text: str = ""
@@ -95,7 +99,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
     """A recipe from parsed TOML."""
-    known = {"name", "data", "teacher", "step", "gate", "bench"}
+    known = {"name", "data", "task", "teacher", "step", "gate", "bench"}
     for key in record:
         if key not in known:
             raise SettingsError(f"the recipe has no key {key!r}; known: {', '.join(sorted(known))}")
@@ -107,6 +111,7 @@ def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
         data=settings_of(DataSettings, record["data"], "[data]"),
         teacher=_teacher(record["teacher"]),
         steps=tuple(_step(s, i) for i, s in enumerate(record.get("step", []), 1)),
+        task=parse_task(record.get("task", {})),
         gate=settings_of(GateSettings, record.get("gate", {}), "[gate]"),
         bench=settings_of(BenchSettings, record.get("bench", {}), "[bench]"),
         text=text,

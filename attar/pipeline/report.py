@@ -1,6 +1,6 @@
 """What a run leaves to be read: report.json for programs, report.html for people, a table for the terminal.
 
-Accuracies are in %, differences in points, sizes in MB (10^6 bytes), latencies in ms; a ratio says of what.
+Accuracies and other measures are in points (0 to 100), sizes in MB (10^6 bytes), latencies in ms; a ratio says of what.
 """
 
 import json
@@ -27,6 +27,7 @@ class TaskInfo(TypedDict, total=False):
     """What is learnt, and how it is judged."""
 
     kind: str
+    what: str
     labels: list[str]
     metric: str
 
@@ -60,8 +61,8 @@ class StageInfo(TypedDict):
     kept: bool
     reason: str
     """Why it was dropped, or what was done."""
-    accuracy: float | None
-    """On the dev split."""
+    score: float | None
+    """On the dev split, in points of what the gate judges."""
     size_mb: float
     parameters: int
     p50_ms: float | None
@@ -70,6 +71,23 @@ class StageInfo(TypedDict):
     seconds: float
     cached: bool
     settings: dict[str, object]
+
+
+class MeasuresInfo(TypedDict):
+    """Every measure on test, in points."""
+
+    teacher: dict[str, float]
+    student: dict[str, float]
+
+
+class ConfidenceInfo(TypedDict, total=False):
+    """What a classifier's score is worth on test; errors are fractions, AUROC is in points."""
+
+    temperature: float
+    ece: float
+    ece_uncalibrated: float
+    auroc: float | None
+    auroc_teacher: float | None
 
 
 class GateInfo(VerdictRecord):
@@ -135,6 +153,8 @@ class Report(TypedDict, total=False):
     teacher: TeacherInfo
     stages: list[StageInfo]
     gate: GateInfo
+    measures: MeasuresInfo
+    confidence: ConfidenceInfo
     bundle: BundleInfo
     bench: BenchInfo
     overhead: Interval | None
@@ -173,7 +193,7 @@ def table(report: Report) -> str:
 
 
 def _stages(report: Report) -> str:
-    header = ["", "stage", "", "dev acc %", "size MB", "params M", "p50 ms", "x previous (95 %)", "s"]
+    header = ["", "stage", "", "on dev", "size MB", "params M", "p50 ms", "x previous (95 %)", "s"]
     rows = [header]
     notes = [""]
     if teacher := report.get("teacher"):
@@ -187,7 +207,7 @@ def _stages(report: Report) -> str:
         notes.append("")
     for index, stage in enumerate(report.get("stages", []), 1):
         figures = [
-            _number(stage.get("accuracy"), 2),
+            _number(stage.get("score"), 2),
             _number(stage["size_mb"], 1),
             _number(stage["parameters"] / 1e6, 1),
             _number(stage.get("p50_ms"), 2),

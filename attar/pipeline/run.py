@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,66 +15,35 @@ from typing import Any
 import numpy as np
 
 from attar.compress.gate import sentence
-from attar.distill.data.assets import resolve_data, resolve_model
-from attar.distill.data.augment import crops
-from attar.distill.data.split import Splits, check_disjoint, remove_overlap, split
+from attar.distill.checkpoint import TASK
+from attar.distill.data.assets import resolve_model
 from attar.distill.finetune import finetune, local_folder
 from attar.distill.importers import family_of
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
-from attar.export.bundle import in_memory, manifest
+from attar.export.bundle import describe, in_memory, manifest
 from attar.export.onnx.plain import export_plain
-from attar.pipeline.parts import cut_at, prove, ship
+from attar.pipeline.data import named_splits, read_data
+from attar.pipeline.fit import cut_at, fitting
+from attar.pipeline.parts import prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report
 from attar.pipeline.report import write as write_report
 from attar.pipeline.stages import Stages, folder_digest, key_of
-from attar.pipeline.steps import Material, Runner, points, single_ms
+from attar.pipeline.steps import Material, Runner, measures, points, score, single_ms, statistics
+from attar.pipeline.tasks import build
+from attar.runtime import metrics
 from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
 from attar.runtime.bundle import Bundle, aside, write_bundle
 from attar.runtime.cpu import machine
 from attar.runtime.data import Examples
-from attar.runtime.errors import DataError, GateError
-from attar.runtime.model import load
+from attar.runtime.errors import GateError, SettingsError
+from attar.runtime.model import Model, load
+from attar.runtime.tasks.base import Answer, Task, softmax
+from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.version import __version__
-
-
-@dataclass(frozen=True)
-class Data:
-    """The splits and the unlabelled texts, with no sentence in two of them."""
-
-    splits: Splits
-    unlabelled: Examples
-
-
-def read_data(recipe: Recipe, override: str | None = None) -> Data:
-    """Reads, checks and splits the recipe's data; `override` replaces `train` by a user's own file."""
-    d = recipe.data
-
-    def labelled(spec: str) -> Examples:
-        return resolve_data(spec, text=d.text_column, label=d.label_column)
-
-    everything = labelled(override or d.train)
-    if isinstance(d.dev, str) or isinstance(d.test, str):
-        if not (isinstance(d.dev, str) and isinstance(d.test, str)):
-            raise DataError("[data] dev and test are either both files or both sizes")
-        dev, test = labelled(d.dev), labelled(d.test)
-        splits = Splits(train=remove_overlap(everything, dev, test), dev=remove_overlap(dev, test), test=test)
-    else:
-        splits = split(everything, dev=d.dev, test=d.test, seed=d.seed)
-    check_disjoint(splits)
-    known = set(splits.train.labels or ())
-    for part in (splits.dev, splits.test):
-        unseen = sorted(set(part.labels or ()) - known)
-        if unseen:
-            raise DataError(f"label {unseen[0]!r} of {part.source} was never seen in training; known: {sorted(known)}")
-    extra = crops(splits.train, d.crops, d.seed)
-    if d.unlabelled is not None:
-        given = resolve_data(d.unlabelled, text=d.text_column, require_labels=False)
-        extra = Examples(extra.texts + given.texts, None, given.source)
-    return Data(splits, remove_overlap(extra, splits.train, splits.dev, splits.test))
 
 
 class Run:
@@ -87,7 +56,21 @@ class Run:
         self.allow_failed_gate = allow_failed_gate
         self.started = time.monotonic()
         self.data = read_data(recipe, data)
+        source = resolve_model(recipe.teacher.model)
+        self.base = local_folder(source)
+        family_of(self.base)  # refused here, before hours are spent on fine-tuning it
+        self.task = self._task()
+        self.data = replace(self.data, splits=named_splits(self.task, self.data.splits))
+        if self.data.outside.texts and not isinstance(self.task, TextClassification):
+            raise SettingsError("[data] outside is for text classification: it asks how sure the classifier is")
         self.stages = Stages(out / "stages")
+
+    def _task(self) -> Task:
+        spec = self.recipe.teacher
+        if spec.fine_tuned and self.recipe.task.kind != "embeddings":
+            task = cut_at(Student.load(self.base), spec.settings.max_length).task
+            return fitting(task, self.data.splits.train.texts)
+        return build(self.recipe.task, self.data.splits.train, spec.settings.max_length, self.base)
 
     def __call__(self) -> Report:
         """Runs every stage that is not cached; the report. `GateError` where the gate was not passed."""
@@ -123,68 +106,67 @@ class Run:
     def teacher(self) -> Path:
         """The teacher's folder: fine-tuned here, or copied as it is."""
         spec, train = self.recipe.teacher, self.data.splits.train
-        source = resolve_model(spec.model)
 
         def work(folder: Path) -> dict[str, Any]:
-            self.console.line("fine-tuning the teacher ...")
-            base = local_folder(source)
-            family_of(base)  # refused here, before hours are spent on fine-tuning it
             if spec.fine_tuned:
-                shutil.copytree(base, folder / "teacher")
+                shutil.copytree(self.base, folder / "teacher")
+                record = json.dumps(self.task.to_json(), indent=1, ensure_ascii=False)
+                (folder / "teacher" / TASK).write_text(record + "\n", encoding="utf-8")
             else:
-                finetune(base, train, spec.settings, folder / "teacher", self.console.progress)
+                self.console.line("fine-tuning the teacher ...")
+                finetune(self.base, self.task, train, spec.settings, folder / "teacher", self.console.progress)
             return {}
 
-        identity = folder_digest(source) if isinstance(source, Path) else source
-        key = key_of(identity, spec.fine_tuned, asdict(spec.settings), train.digest())
+        key = key_of(
+            folder_digest(self.base), spec.fine_tuned, asdict(spec.settings), self.task.to_json(), train.digest()
+        )
         folder, _ = self.stages.run("teacher", key, work)
         publish(folder / "teacher", self.out / "teacher")
         return folder / "teacher"
 
-    @property
-    def max_length(self) -> int:
-        return self.recipe.teacher.settings.max_length
-
     def judge_teacher(self, folder: Path) -> dict[str, Any]:
         """The teacher in PyTorch fp32 on dev and test, and its plain fp32 ONNX export, the benchmark's baseline."""
-        s = self.data.splits
+        s, outside = self.data.splits, self.data.outside
 
         def work(part: Path) -> dict[str, Any]:
             self.console.line("judging the teacher ...")
-            teacher = Teacher(folder, self.max_length)
+            teacher = Teacher(folder, self.task)
             student = self.start(folder)
-            found: dict[str, Any] = {"parameters": teacher.parameters, "layers": teacher.layers}
+            found: dict[str, Any] = {"parameters": teacher.parameters, "layers": teacher.layers, "measures": {}}
             for name, data in (("dev", s.dev), ("test", s.test)):
-                right = student.task.correct(teacher.logits(data.texts), student.task.ids(data.labels or ()))
-                found[name] = 100 * float(right.mean())
-                np.save(part / f"{name}.npy", right)
-            model = export_plain(folder)
+                stats = statistics(self.task, teacher.answer, data)
+                found[name] = score(self.task, stats)
+                found["measures"][name] = measures(stats)
+                np.savez(part / f"{name}.npz", **stats)  # type: ignore[arg-type]  # names are the measures
+            if outside.texts:
+                found["auroc"] = set_apart(teacher.answer, s.test, outside)
+            model = export_plain(folder, self.task)
             bare = in_memory(student, model=model)
             found["p50_ms"] = round(single_ms(bare, s.dev.texts), 4)
             files = {
                 "model.onnx": model,
                 "tokenizer.json": student.tokenizer,
-                "golden.json": b'{"texts":[],"scores":[]}',
+                "golden.json": b'{"texts":[],"outputs":[]}',
             }
             write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32"), files)
             return found
 
-        key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), self.max_length)
+        key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), outside.digest(), self.task.to_json())
         self.judged, result = self.stages.run("teacher-judged", key, work)
-        self.console.line(f"teacher: dev {result['dev']:.2f} %, test {result['test']:.2f} %")
+        self.console.line(f"teacher: dev {result['dev']:.2f}, test {result['test']:.2f} ({', '.join(self.task.gates)})")
         return result
 
     def start(self, teacher: Path) -> Student:
         """The teacher's weights as a student, before any step."""
-        return cut_at(Student.load(teacher), self.max_length)
+        return replace(Student.load(teacher), task=self.task)
 
-    def steps(self, teacher: Path, accuracy: float) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
+    def steps(self, teacher: Path, before: float) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
         s = self.data.splits
-        material = Material(s.train, self.data.unlabelled, s.dev, teacher)
+        material = Material(self.task, s.train, self.data.unlabelled, s.dev, teacher)
         runner = Runner(material, self.stages, self.console, self.recipe.quantizes)
         runner.teacher_key = self.teacher_key
-        key = key_of(self.teacher_key, self.max_length)
-        return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.max_length, {"accuracy": accuracy})
+        key = key_of(self.teacher_key, self.task.to_json())
+        return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.task.max_length, {"score": before})
 
     def finish(self, student: Callable[[], Student], key: str) -> tuple[Path | None, dict[str, Any]]:
         """Parity, the gate on the exported bytes, and the bundle; no folder where the gate was not passed."""
@@ -194,7 +176,8 @@ class Run:
             self.console.line("parity, gate and bundle ...")
             final = student()
             judged_on = replace(s.test, source=f"test ({s.test.source})")
-            proof = prove(final, s.dev.texts, judged_on, np.load(self.judged / "test.npy"), self.recipe.gate)
+            with np.load(self.judged / "test.npz") as reference:
+                proof = prove(final, s.dev.texts, judged_on, dict(reference), self.recipe.gate)
             passed = proof.passed or self.allow_failed_gate
             if passed:
                 ship(final, proof, part / "bundle", self.recipe.name, self.allow_failed_gate)
@@ -203,12 +186,35 @@ class Run:
                 "gate": proof.gate,
                 "parity": proof.parity.to_json(),
                 "dev": points(proof.runtime, s.dev),
+                "test": proof.measures,
                 "passed": passed,
+                **self.confidence(proof.runtime),
             }
 
-        key = key_of(key, s.test.digest(), asdict(self.recipe.gate), self.recipe.name, self.allow_failed_gate)
+        key = key_of(
+            key,
+            s.test.digest(),
+            self.data.outside.digest(),
+            asdict(self.recipe.gate),
+            self.recipe.name,
+            self.allow_failed_gate,
+        )
         folder, result = self.stages.run("final", key, work)
         return (folder if result["passed"] else None), result
+
+    def confidence(self, model: Model) -> dict[str, Any]:
+        """What a classifier's score is worth on test: its calibration error, and how it sets foreign texts apart."""
+        task, test, outside = model.task, self.data.splits.test, self.data.outside
+        if not isinstance(task, TextClassification) or task.multi_label:
+            return {}
+        logits, targets = model.logits(test.texts), [task.labels.index(label) for label in test.labels or ()]
+        found: dict[str, Any] = {"temperature": task.temperature}
+        for name, t in (("ece_uncalibrated", 1.0), ("ece", task.temperature)):
+            probabilities = softmax(logits / np.float32(t))
+            found[name] = round(metrics.expected_calibration_error(probabilities, np.array(targets)), 4)
+        if outside.texts:
+            found["auroc"] = set_apart(model.answer, test, outside)
+        return {"confidence": found}
 
     def measure(self) -> dict[str, Any]:
         """The bundle against the teacher in PyTorch and in ONNX Runtime, and what attar itself costs."""
@@ -239,13 +245,12 @@ class Run:
         self, teacher: Path, judged: dict[str, Any], records: list[dict[str, Any]], final: dict[str, Any]
     ) -> Report:
         s = self.data.splits
-        task = self.start_task(teacher)
         size = (teacher / "model.safetensors").stat().st_size / 1e6
         return {
             "title": self.recipe.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "attar": __version__,
-            "task": {"kind": task["kind"], "labels": task["labels"], "metric": "accuracy"},
+            "task": {"kind": self.task.kind, "what": describe(self.task), "metric": " and ".join(self.task.gates)},
             "data": {
                 "train": len(s.train), "dev": len(s.dev), "test": len(s.test),
                 "unlabelled": len(self.data.unlabelled), "source": s.train.source,
@@ -257,15 +262,18 @@ class Run:
             "stages": records,  # type: ignore[typeddict-item]  # read back from JSON
             "gate": final["gate"],
             "parity": final["parity"],
+            "measures": {"teacher": judged["measures"]["test"], "student": final["test"]},
+            "confidence": {**final.get("confidence", {}), "auroc_teacher": judged.get("auroc")},  # type: ignore[typeddict-item]
             "machine": machine(),
             "versions": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "numpy")},
             "recipe": self.recipe.text,
         }  # fmt: skip
 
-    def start_task(self, teacher: Path) -> dict[str, Any]:
-        config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
-        labels = config.get("id2label", {})
-        return {"kind": "text-classification", "labels": [labels[k] for k in sorted(labels, key=int)]}
+
+def set_apart(answer: Answer, inside: Examples, outside: Examples) -> float:
+    """In points: how often a text of the data gets a higher score than one that belongs to no class (AUROC)."""
+    scores = [np.array([a.score for a in answer(part.texts)]) for part in (inside, outside)]
+    return round(100 * metrics.auroc(*scores), 3)
 
 
 def bundle_info(path: Path, measured: dict[str, Any]) -> Any:

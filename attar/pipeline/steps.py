@@ -12,40 +12,67 @@ from typing import Any
 import numpy as np
 
 from attar.compress.quantize.plan import QuantPlan
+from attar.distill.checkpoint import read_tokenizer
 from attar.distill.step import Context, find
 from attar.distill.student import Student
-from attar.distill.teacher import Targets, Teacher
+from attar.distill.supervision import Supervision, supervise
+from attar.distill.teacher import Teacher
 from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import StepSpec
 from attar.pipeline.stages import Stages, key_of
+from attar.runtime import metrics
 from attar.runtime.bench.paired import Ratio, compare_each
 from attar.runtime.data import Examples
 from attar.runtime.model import Model
+from attar.runtime.tasks.base import Answer, Outputs, Statistics, Task, shortened
+from attar.runtime.tokenizer import Encoded, Text
 
 ROUNDS = 11
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the steps work with: texts, and the teacher's folder."""
+    """What the steps work with: texts, and the teacher's folder and task."""
 
+    task: Task
     train: Examples
     unlabelled: Examples
     dev: Examples
     teacher: Path
 
     def digest(self) -> str:
-        return key_of(self.train.digest(), self.unlabelled.digest(), self.dev.digest())
+        return key_of(self.task.to_json(), self.train.digest(), self.unlabelled.digest(), self.dev.digest())
+
+
+def statistics(task: Task, answer: Answer, data: Examples) -> Statistics:
+    """What each example contributes to each measure, by typed answers."""
+    return task.statistics(answer, data.texts, data.labels or ())
+
+
+def measures(found: Statistics) -> dict[str, float]:
+    """Every measure in points."""
+    return {name: metrics.points(name, values) for name, values in found.items()}
+
+
+def score(task: Task, found: Statistics) -> float:
+    """One number in points: the mean of the measures that the gate judges."""
+    return sum(metrics.points(gate, found[gate]) for gate in task.gates) / len(task.gates)
 
 
 def points(model: Model, data: Examples) -> float:
-    """Accuracy in percent, computed by the runtime."""
-    return 100 * float(model.task.correct(model.logits(data.texts), model.task.ids(data.labels or ())).mean())
+    """The score of a model, computed by the runtime."""
+    return score(model.task, statistics(model.task, model.answer, data))
 
 
-def speedup(before: Student, after: Student, texts: Sequence[str], as_int8: bool) -> Ratio:
+def dev_outputs(student: Student, dev: Examples) -> tuple[Encoded, Outputs]:
+    """Raw outputs of the exported bytes on dev, and the rows they belong to."""
+    encoded = student.encode(dev.texts)
+    return encoded, in_memory(student).outputs(encoded)
+
+
+def speedup(before: Student, after: Student, texts: Sequence[Text], as_int8: bool) -> Ratio:
     """How many times faster `after` is, in paired interleaved rounds over one batch and some single texts.
 
     Where the recipe will quantize, fp32 students are compared as the int8 students they will become.
@@ -55,17 +82,17 @@ def speedup(before: Student, after: Student, texts: Sequence[str], as_int8: bool
         before, after = replace(before, plan=plan), replace(after, plan=plan)
     a, b = in_memory(before), in_memory(after)
     batch, single = list(texts[:64]), list(texts[64:72]) or list(texts[:8])
-    pairs = [(lambda: a.logits(batch), lambda: b.logits(batch))]
-    pairs += [(lambda t=t: a(t), lambda t=t: b(t)) for t in single]  # type: ignore[misc]  # lambdas with defaults
+    pairs = [(lambda: a.answer(batch), lambda: b.answer(batch))]
+    pairs += [(lambda t=t: a.answer([t]), lambda t=t: b.answer([t])) for t in single]  # type: ignore[misc]  # lambdas with defaults
     return compare_each(pairs, ROUNDS)
 
 
-def single_ms(model: Model, texts: Sequence[str]) -> float:
+def single_ms(model: Model, texts: Sequence[Text]) -> float:
     """Median milliseconds of single texts, text in to answer out. For pictures; ratios are measured in pairs."""
     times = []
     for text in (*texts[:5], *texts[:60]):
         start = time.perf_counter()
-        model(text)
+        model.answer([text])
         times.append(1e3 * (time.perf_counter() - start))
     return float(median(times[len(texts[:5]) :]))
 
@@ -84,22 +111,24 @@ class Runner:
     def context(self, max_length: int) -> Context:
         m = self.material
 
-        def targets(layers: Sequence[int]) -> Targets:
+        def supervision(student: Student, layers: Sequence[int]) -> Supervision:
             if self._teacher is None:
-                self._teacher = Teacher(m.teacher, max_length)
+                self._teacher = Teacher(m.teacher, shortened(m.task, max_length))
             texts = m.train.texts + m.unlabelled.texts
-            key = key_of(self.teacher_key, m.train.digest(), m.unlabelled.digest(), max_length)
-            cache = self.stages.root / f"targets-{'_'.join(map(str, layers)) or 'logits'}-{key}"
+            key = key_of(self.teacher_key, m.train.digest(), m.unlabelled.digest(), self._teacher.task.to_json())
+            cache = self.stages.root / f"targets-{'_'.join(map(str, layers)) or 'outputs'}-{key}"
             wider = sorted(self.stages.root.glob(f"targets-*-{key}")) if not layers else []
-            return self._teacher.targets(texts, layers, (wider or [cache])[0], self.console.progress)
+            found = self._teacher.targets(texts, layers, (wider or [cache])[0], self.console.progress)
+            return supervise(student, read_tokenizer(m.teacher), found, texts)
 
         return Context(
             train=m.train,
             unlabelled=m.unlabelled,
             dev=m.dev,
-            targets=targets,
+            supervision=supervision,
             speedup=lambda a, b: speedup(a, b, m.dev.texts, self.quantizes),
-            accuracy=lambda s: points(in_memory(s), m.dev),
+            score=lambda s: points(in_memory(s), m.dev),
+            outputs=lambda s: dev_outputs(s, m.dev),
             teacher=m.teacher,
             progress=self.console.progress,
         )
@@ -110,7 +139,7 @@ class Runner:
     ) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:  # fmt: skip
         """All steps in order; the last kept student (loaded when called), its key, and a record of every stage.
 
-        `before` holds the dev `accuracy` of the start, by which the first step's `max_loss` is judged.
+        `before` holds the dev `score` of the start, by which the first step's `max_loss` is judged.
         """
         load, key, records = start, start_key, []
         for number, spec in enumerate(specs, 1):
@@ -123,7 +152,7 @@ class Runner:
             record = {**result, "name": name, "cached": self.stages.cached[name], "seconds": self.stages.seconds[name]}
             records.append(record)
             verdict = "kept" if record["kept"] else "dropped"
-            self.console.line(f"{name}: {verdict}, dev {record['accuracy']:.2f} %. {record['reason']}")
+            self.console.line(f"{name}: {verdict}, dev {record['score']:.2f}. {record['reason']}")
             if record["kept"]:
                 load, key, before = _loader(folder / "student"), step_key, record
         return load, key, records
@@ -146,17 +175,17 @@ class Runner:
     ) -> dict[str, Any]:
         data = to_onnx(after)
         model = in_memory(after, model=data)
-        accuracy = points(model, self.material.dev)
+        found = points(model, self.material.dev)
         ratio = speedup(student, after, self.material.dev.texts, self.quantizes)
-        reference = before["accuracy"] if before else None
-        kept, reason = judge(spec, ratio, accuracy, reference, after is not student and _changed(student, after))
+        reference = before["score"] if before else None
+        kept, reason = judge(spec, ratio, found, reference, after is not student and _changed(student, after))
         facts = {k: v for k, v in after.lineage[-1].items() if k not in {"use", "settings"}}
         return {
             "use": spec.use,
             "settings": asdict(spec.settings),
             "kept": kept,
             "reason": reason + (f" {facts}" if facts else ""),
-            "accuracy": round(accuracy, 3),
+            "score": round(found, 3),
             "size_mb": round(len(data) / 1e6, 3),
             "parameters": after.encoder.parameter_count(),
             "p50_ms": round(single_ms(model, self.material.dev.texts), 4),
@@ -165,16 +194,16 @@ class Runner:
 
 
 def _changed(a: Student, b: Student) -> bool:
-    if a.encoder.shape != b.encoder.shape or a.plan != b.plan:
+    if a.encoder.shape != b.encoder.shape or a.plan != b.plan or a.task != b.task or a.tokenizer != b.tokenizer:
         return True
     mine, theirs = a.encoder.state_dict(), b.encoder.state_dict()
     return any(not np.array_equal(mine[k].numpy(), theirs[k].numpy()) for k in mine)
 
 
-def judge(spec: StepSpec, ratio: Ratio, accuracy: float, reference: float | None, changed: bool) -> tuple[bool, str]:
+def judge(spec: StepSpec, ratio: Ratio, found: float, reference: float | None, changed: bool) -> tuple[bool, str]:
     """Whether a step's result is kept, and why: it must change something, pay where it must, and not cost too much."""
     speed = f"{ratio.ratio:.2f}x as fast (95 % interval {ratio.low:.2f}-{ratio.high:.2f})"
-    loss = None if reference is None else reference - accuracy
+    loss = None if reference is None else reference - found
     cost = "" if loss is None else f", {0.0 - loss:+.2f} points on dev"
     if not changed:
         return False, "It changed nothing: no candidate paid on this machine."

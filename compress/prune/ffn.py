@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import torch
-
 from attar.compress.prune.shrink import choose, require_dense, shrink_layers
 from attar.compress.statistics import taylor_importance
 from attar.distill.step import Context
@@ -25,8 +23,8 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     """A student with narrower feed-forward layers."""
     require_dense(student)
     texts = context.train.texts[: settings.texts]
-    logits = torch.from_numpy(context.targets(()).logits[: len(texts)])
-    importance = [m.ffn for m in taylor_importance(student, texts, logits)]
+    taught = context.supervision(student, ())
+    importance = [m.ffn for m in taylor_importance(taught, len(texts))]
     kept = choose(importance, settings.keep, settings.group)
     result = shrink_layers(student, texts, None, kept)
     return result.with_step("compress.prune.ffn", asdict(settings), ffn=[len(k) for k in kept])

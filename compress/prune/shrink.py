@@ -12,6 +12,7 @@ from attar.compress.statistics import refit, second_moments
 from attar.distill.encoder import Layer, LayerShape, resized
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
+from attar.runtime.tokenizer import Text
 
 
 def choose(importance: Sequence[Tensor], keep: float, group: int) -> list[Tensor]:
@@ -40,7 +41,7 @@ def require_dense(student: Student) -> None:
 
 
 def shrink_layers(
-    student: Student, texts: Sequence[str], heads: Sequence[Tensor] | None, neurons: Sequence[Tensor] | None
+    student: Student, texts: Sequence[Text], heads: Sequence[Tensor] | None, neurons: Sequence[Tensor] | None
 ) -> Student:
     """A student that keeps only the given heads or neurons of each layer; the next matrix is refitted on `texts`."""
     require_dense(student)

@@ -17,11 +17,12 @@ from attar.compress.statistics import observe
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
+from attar.runtime.tokenizer import Text
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`schemes` to try; `texts` for calibration; `max_loss` in points of dev accuracy; `bits` as in `QuantPlan`.
+    """`schemes` to try; `texts` for calibration; `max_loss` in points on dev; `bits` as in `QuantPlan`.
 
     With `mixed`, a matrix is static where that rounds at most `tolerance` times as badly as per token.
     """
@@ -53,7 +54,7 @@ def best_scale(sample: Tensor, steps: int = 40) -> float:
     return best
 
 
-def calibrate(student: Student, texts: Sequence[str], sample: int = 4096) -> dict[str, float]:
+def calibrate(student: Student, texts: Sequence[Text], sample: int = 4096) -> dict[str, float]:
     """Static activation scales of every matrix, from a seeded sample of the values it really sees."""
     if not texts:
         raise SettingsError("static scales need calibration texts, and there are none; use the scheme per_token")
@@ -75,7 +76,7 @@ def rounding(x: Tensor, scale: Tensor | float) -> float:
     return float((torch.clamp(torch.round(x / scale), -127, 127) * scale - x).pow(2).sum())
 
 
-def tame(student: Student, texts: Sequence[str], scales: dict[str, float], tolerance: float) -> dict[str, float]:
+def tame(student: Student, texts: Sequence[Text], scales: dict[str, float], tolerance: float) -> dict[str, float]:
     """The static scales of those matrices that they round at most `tolerance` times as badly as per-token ones."""
     static: dict[str, float] = dict.fromkeys(scales, 0.0)
     per_token: dict[str, float] = dict.fromkeys(scales, 0.0)
@@ -100,7 +101,7 @@ def shared(scales: dict[str, float]) -> dict[str, float]:
     return result
 
 
-def _scales(scheme: str, student: Student, texts: Sequence[str], tolerance: float) -> dict[str, float]:
+def _scales(scheme: str, student: Student, texts: Sequence[Text], tolerance: float) -> dict[str, float]:
     if scheme == "per_token":
         return {}
     scales = shared(calibrate(student, texts))
@@ -109,13 +110,13 @@ def _scales(scheme: str, student: Student, texts: Sequence[str], tolerance: floa
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a plan; export writes the int8 nodes."""
-    before = context.accuracy(student)
+    before = context.score(student)
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []
     for scheme in settings.schemes:
         scales = _scales(scheme, student, context.train.texts[: settings.texts], settings.tolerance)
         candidate = replace(student, plan=QuantPlan(scales, bits=settings.bits).to_json())
-        loss = before - context.accuracy(candidate)
+        loss = before - context.score(candidate)
         ratio = context.speedup(student, candidate).ratio
         tried[scheme] = {"loss_points": round(loss, 3), "speedup": round(ratio, 3)}
         candidates.append((loss, ratio, candidate))

@@ -10,13 +10,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from attar.distill.data import vader
 from attar.distill.data.extract import check_archive, extract, intact
 from attar.runtime.data import Examples, read_examples
 from attar.runtime.errors import AssetError, DataError, ModelError, SettingsError
+from attar.runtime.records import check_kind
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +54,7 @@ _MODEL_FILES = (
     "vocab.txt",
     "README.md",
 )
-_MOVIE = "movieReviewSnippets_GroundTruth.txt"
-_OTHERS = (
-    "amazonReviewSnippets_GroundTruth.txt",
-    "nytEditorialSnippets_GroundTruth.txt",
-    "tweets_GroundTruth.txt",
-)
+_RATINGS = "vader-ratings/"
 
 ASSETS: dict[str, Asset] = {
     asset.name: asset
@@ -74,7 +73,7 @@ ASSETS: dict[str, Asset] = {
             filename="vaderSentiment-3.3.2.tar.gz",
             sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
             kind="sdist",
-            members=tuple(f"hutto_ICWSM_2014/{file}" for file in (_MOVIE, *_OTHERS)),
+            members=tuple(f"hutto_ICWSM_2014/{file}" for file in vader.FILES.values()),
             inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
         ),
     )
@@ -194,63 +193,68 @@ def vader_movie(cache: Path | None = None) -> Examples:
 
     Those rated between -0.5 and 0.5 are left out: the raters saw no clear sentiment in them.
     """
-    rated = _ratings(fetch("vader", cache=cache) / _MOVIE)
-    clear = [(text, "positive" if rating > 0 else "negative") for text, rating in rated if abs(rating) >= 0.5]
-    return Examples(tuple(text for text, _ in clear), tuple(label for _, label in clear), "asset:vader-movie")
+    return vader.movie(fetch("vader", cache=cache))
 
 
 def vader_unlabelled(cache: Path | None = None) -> Examples:
     """Product reviews, editorials, tweets and the film sentences without clear sentiment; no labels."""
-    folder = fetch("vader", cache=cache)
-    texts = [text for file in _OTHERS for text, _ in _ratings(folder / file)]
-    texts += [text for text, rating in _ratings(folder / _MOVIE) if abs(rating) < 0.5]
-    return Examples(tuple(texts), None, "asset:vader-unlabelled")
+    return vader.unlabelled(fetch("vader", cache=cache))
 
 
-def _ratings(path: Path) -> list[tuple[str, float]]:
-    """(text, mean rating) of each `id TAB rating TAB text` line; lines end in CR LF, the last in nothing."""
-    rated: list[tuple[str, float]] = []
-    for number, line in enumerate(path.read_bytes().decode("utf-8").split("\n"), 1):
-        fields = line.strip().split("\t", 2)
-        if fields == [""]:
-            continue
-        try:
-            _, rating, text = fields
-            rated.append((text.strip(), float(rating)))
-        except ValueError as error:
-            raise DataError(
-                f"{path}: line {number}: is not 'id, rating, text'; delete the folder to fetch it"
-            ) from error
-    return rated
+def vader_ratings(part: str, cache: Path | None = None) -> Examples:
+    """Sentences of film and product reviews, editorials and tweets with their mean human rating, a float (-4 to 4).
+
+    `part` is 'train', 'dev' or 'test', some 80, 5 and 15 % of the documents, by a hash of their names: always the
+    same. The sentences of a product review or an editorial are in one part. Film sentences and tweets are only
+    numbered, so each stands alone: two reviews of one film may be in two parts. A text that occurs again, by its
+    normal form, is kept once: in test, else in dev, and there as it was rated first. Raises AssetError for another
+    part.
+    """
+    return vader.ratings(fetch("vader", cache=cache), part)
 
 
-_DATA = {"vader-movie": vader_movie, "vader-unlabelled": vader_unlabelled}
+_DATA: dict[str, Callable[[Path | None], Examples]] = {
+    "vader-movie": vader_movie,
+    "vader-unlabelled": vader_unlabelled,
+    **{f"{_RATINGS}{part}": partial(vader_ratings, part) for part in vader.PARTS},
+}
 
 
 def resolve_data(
     spec: str | Path,
     *,
+    kind: str = "text-classification",
     text: str | None = None,
     label: str | None = None,
     split: str | None = None,
     require_labels: bool = True,
+    heads: Sequence[tuple[str, str, str]] = (),
     cache: Path | None = None,
 ) -> Examples:
     """'asset:vader-movie', 'asset:vader-unlabelled', or a path that `read_examples` reads, with its options.
 
-    Raises AssetError for an unknown asset, SettingsError for options that an asset does not have, DataError.
+    For kinds of task that do not learn from classes, the assets are unlabelled texts. Raises AssetError for an
+    unknown asset, SettingsError for options that an asset does not have, DataError.
     """
+    check_kind(kind)
     name = str(spec)
     if not name.startswith("asset:"):
-        return read_examples(spec, text=text, label=label, split=split, require_labels=require_labels)
+        return read_examples(
+            spec, kind=kind, text=text, label=label, split=split, require_labels=require_labels, heads=heads
+        )
     load = _DATA.get(name.removeprefix("asset:"))
     if load is None:
         raise AssetError(f"there is no data {name!r}; the known ones are {', '.join(f'asset:{key}' for key in _DATA)}")
     for option, value in (("text", text), ("label", label), ("split", split)):
         if value is not None:
             raise SettingsError(f"{name}: has no columns and no splits, so {option}={value!r} means nothing; remove it")
+    classes = kind in ("text-classification", "embeddings")
+    if kind == "question-answering" or (require_labels and not classes):
+        raise SettingsError(f"{name}: is no labelled data for {kind}; name a file of your own")
     examples = load(cache)
-    if require_labels and examples.labels is None:
+    if not classes:
+        return replace(examples, labels=None)
+    if kind == "text-classification" and require_labels and examples.labels is None:
         raise DataError(f"{name}: has no labels; use it as unlabelled data, or name asset:vader-movie")
     return examples
 

@@ -11,10 +11,15 @@ SHORTEST = 4
 
 
 def crops(examples: Examples, per_text: int, seed: int) -> Examples:
-    """`per_text` random spans of 40-90 % of each text's words; texts too short to crop give none. Seeded."""
+    """`per_text` random spans of 40-90 % of each text's words; texts too short to crop give none. Seeded.
+
+    Pairs give none either: a part of one text may no longer go with the other, such as a context without the answer.
+    """
     rng = random.Random(seed)
     found = []
     for text in examples.texts:
+        if not isinstance(text, str):
+            continue
         words = text.split()
         for _ in range(per_text):
             length = round(len(words) * rng.uniform(0.4, 0.9))

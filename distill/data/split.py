@@ -1,4 +1,4 @@
-"""Train, dev and test parts that share no sentence, not even one that differs only in case or punctuation."""
+"""Train, dev and test parts that share no text, not even one that differs only in case or punctuation."""
 
 import random
 import re
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
+from attar.runtime.tokenizer import Text
 
 _NON_WORD = re.compile(r"\W+")
 
@@ -23,12 +24,15 @@ class Splits:
     contradictions: int = 0
 
 
-def normalise(text: str) -> str:
+def normalise(text: Text) -> str:
     """The form in which two texts count as the same: NFKC, casefolded, non-word characters one space.
 
     Combining marks stay: without its vowel signs an Indic word would equal other words. A text without any
-    word character, such as ":-)", keeps its characters, or all such texts would be one.
+    word character, such as ":-)", keeps its characters, or all such texts would be one. Of a pair, the forms of
+    both, a line each: no form has a line break in it.
     """
+    if not isinstance(text, str):
+        return "\n".join(map(normalise, text))
     # Casefolding can undo NFKC (and the reverse), so both are applied twice: the result is then stable.
     folded = text
     for _ in range(2):
@@ -48,8 +52,9 @@ def _keep_marks(match: re.Match[str]) -> str:
 def split(examples: Examples, *, dev: float | int, test: float | int, seed: int) -> Splits:
     """Split after dropping duplicates: a float is a fraction of the texts kept, an int a number of them.
 
-    Of texts with the same normal form the first is kept; if their labels contradict each other, none is. The
-    same examples in the same order with the same seed give the same parts; every part keeps the order of the
+    Of texts with the same normal form the first is kept; if their classes contradict each other, none is.
+    Numbers, spans and answers may differ: people measure and mark the same text in more than one way. The same
+    examples in the same order with the same seed give the same parts; every part keeps the order of the
     examples. Raises SettingsError for an impossible size and DataError where nothing would be left to train
     on.
     """
@@ -76,6 +81,17 @@ def split(examples: Examples, *, dev: float | int, test: float | int, seed: int)
     )
 
 
+def join_answers(examples: Examples) -> Examples:
+    """Questions with each question and context once, and with all the answers that their repeats were given.
+
+    A model is right by any of them, and a repeat would be judged by its own answer alone.
+    """
+    found: dict[Text, tuple[object, ...]] = {}
+    for text, answers in zip(examples.texts, examples.labels or (), strict=True):
+        found[text] = tuple(dict.fromkeys((*found.get(text, ()), *answers)))
+    return replace(examples, texts=tuple(found), labels=tuple(found.values()))
+
+
 def remove_overlap(examples: Examples, *others: Examples) -> Examples:
     """`examples` without the texts whose normal form is in any of `others`; what is left keeps its order."""
     taken = {normalise(text) for other in others for text in other.texts}
@@ -97,7 +113,15 @@ def check_disjoint(splits: Splits) -> None:
 
 
 def _agree(examples: Examples, group: list[int]) -> bool:
-    return examples.labels is None or len({examples.labels[index] for index in group}) == 1
+    """Whether one label may stand for the group: only classes, or sets of them, can contradict each other."""
+    if examples.labels is None or len(group) == 1:
+        return True
+    labels = {examples.labels[index] for index in group}
+    return len(labels) == 1 or not all(map(_is_class, labels))
+
+
+def _is_class(label: object) -> bool:
+    return isinstance(label, str) or (isinstance(label, tuple) and all(isinstance(each, str) for each in label))
 
 
 def _size(name: str, asked: float | int, available: int) -> int:

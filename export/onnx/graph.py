@@ -31,10 +31,17 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
-    def model(self, outputs: dict[str, list[str | int]], doc: str) -> onnx.ModelProto:
-        """The checked model; inputs are `input_ids` and `attention_mask`, int64 (batch, length)."""
+    def once(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """`op`, or the node that an earlier call wrote under the same name."""
+        if any(node.name == name for node in self.nodes):
+            return name
+        return self.op(kind, inputs, name, **attributes)
+
+    def model(self, outputs: dict[str, list[str | int]], doc: str, *, typed: bool = False) -> onnx.ModelProto:
+        """The checked model; its inputs, `token_type_ids` only if `typed`, are int64 (batch, length)."""
         shape = ["batch", "length"]
-        inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in ("input_ids", "attention_mask")]
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if typed else [])]
+        inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in names]
         found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()]
         graph = helper.make_graph(self.nodes, "attar", inputs, found, list(self.weights.values()), doc_string=doc)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]

@@ -17,6 +17,7 @@ from attar.compress.quantize.plan import QuantPlan
 from attar.distill.encoder import Encoder, LayerShape
 from attar.distill.student import Student
 from attar.export.onnx.graph import MICROSOFT, OPSET, Graph
+from attar.export.onnx.heads import lower_head
 
 __all__ = ["MICROSOFT", "OPSET", "quantize_columns", "to_onnx"]
 
@@ -31,43 +32,34 @@ def quantize_columns(weight: Array, bits: int = 8) -> tuple[Array, Array]:
 
 
 def to_onnx(student: Student) -> bytes:
-    """The serialized model: `input_ids`, `attention_mask` (batch, length) -> `logits` (batch, labels)."""
-    lowering = _Lowering(student.encoder, QuantPlan.from_json(student.plan), student.task.max_length)
-    model = lowering.run(len(student.task.labels))
+    """The serialized model: `input_ids`, `attention_mask`, for pairs `token_type_ids` (batch, length) -> every head.
+
+    An output is called as its head: (batch, outputs), or (batch, length, outputs) where it reads tokens.
+    """
+    task = student.task
+    model = _Lowering(student.encoder, QuantPlan.from_json(student.plan), task.max_length, task.pairs).run()
     return bytes(model.SerializeToString(deterministic=True))
 
 
 class _Lowering:
-    def __init__(self, encoder: Encoder, plan: QuantPlan | None, max_length: int) -> None:
+    def __init__(self, encoder: Encoder, plan: QuantPlan | None, max_length: int, pairs: bool) -> None:
         self.graph = Graph()
         self.plan = plan
         self.shape = encoder.shape
         self.max_length = max_length
+        self.typed = pairs and encoder.shape.types > 1
         self.state: Mapping[str, Array] = {k: v.detach().numpy() for k, v in encoder.state_dict().items()}
         self.quantized: dict[str, tuple[str, str]] = {}
 
-    def run(self, labels: int) -> Any:
+    def run(self) -> Any:
         g = self.graph
         x = self.embed()
         mask = g.op("Cast", ["attention_mask"], "key_mask", to=6)
         for i, layer in enumerate(self.shape.layers):
-            x = self.layer(x, mask, i, layer, last=i == len(self.shape.layers) - 1)
-        g.op("Squeeze", [x, g.weight("axis_1", np.array([1]))], "first_token")
-        first = "first_token"
-        if self.shape.head:
-            first = self.gemm(first, "dense", "dense")
-            kind = {"tanh": "Tanh", "relu": "Relu"}.get(self.shape.head_activation)
-            if kind:
-                first = g.op(kind, [first], "dense_activation")
-            else:
-                first = g.op("Gelu", [first], "dense_activation", domain=MICROSOFT)
-        self.gemm(first, "classifier", "logits")
-        return g.model({"logits": ["batch", labels]}, "A text classifier: token ids to one score a label.")
-
-    def gemm(self, x: str, module: str, name: str) -> str:
-        weight = self.graph.weight(f"{module}.weight", self.state[f"{module}.weight"])
-        bias = self.graph.weight(f"{module}.bias", self.state[f"{module}.bias"])
-        return self.graph.op("Gemm", [x, weight, bias], name, transB=1)
+            x = self.layer(x, mask, i, layer, last=self.shape.first_only and i == len(self.shape.layers) - 1)
+        first = self.shape.first_only
+        outputs = {h.name: lower_head(g, self.state, h, x, first) for h in self.shape.heads}
+        return g.model(outputs, "Token ids to the outputs of every head.", typed=self.typed)
 
     def embed(self) -> str:
         g = self.graph
@@ -79,11 +71,16 @@ class _Lowering:
             found = g.op("Mul", [g.op("Cast", [rows], "words_cast", to=1), scales], "words")
         else:
             found = g.op("Gather", [g.weight("words.weight", words), "input_ids"], "words")
-        table = self.state["positions.weight"][: self.max_length]
+        kinds = self.state["types.weight"]
+        table = self.state["positions.weight"][: self.max_length] + kinds[0]
         length = g.op("Shape", ["input_ids"], "length", start=1, end=2)
         zero = g.weight("zero", np.array([0]))
         places = g.op("Slice", [g.weight("positions.weight", table), zero, length, zero], "positions")
-        return self.norm([found, places], "embedding_norm", "embeddings")
+        parts = [found, places]
+        if self.typed:
+            # What another type than 0 adds: type 0 is in the positions already.
+            parts.append(g.op("Gather", [g.weight("types.weight", kinds - kinds[0]), "token_type_ids"], "types"))
+        return self.norm(parts, "embedding_norm", "embeddings")
 
     def norm(self, inputs: list[str], module: str, name: str) -> str:
         """LayerNorm of the sum of the inputs.

@@ -1,4 +1,4 @@
-"""Any transformers classifier by the plain route of `torch.onnx.export`: the fp32 baseline that users know."""
+"""Any transformers model by the plain route of `torch.onnx.export`: the fp32 baseline that users know."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import io
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attar.distill.finetune import load_classifier
+from attar.distill.huggingface import HuggingFace
+from attar.runtime.tasks.base import Task
 
 
-class _Logits(nn.Module):
-    def __init__(self, model: Any) -> None:
+class _Heads(nn.Module):
+    def __init__(self, model: HuggingFace) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> tuple[Tensor, ...]:
+        return tuple(self.model(ids, mask, types).heads.values())
 
 
-def export_plain(folder: Path) -> bytes:
+def export_plain(folder: Path, task: Task) -> bytes:
     """The serialized fp32 model of a Hugging Face folder, with dynamic batch and length."""
-    module = _Logits(load_classifier(folder)).eval()
+    module = _Heads(HuggingFace(folder, task)).eval()
     ids = torch.ones(2, 16, dtype=torch.int64)
+    names = ["input_ids", "attention_mask"]
+    inputs: tuple[Tensor, ...] = (ids, torch.ones_like(ids))
+    if task.pairs and module.model.typed:
+        names, inputs = [*names, "token_type_ids"], (*inputs, torch.zeros_like(ids))
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     quiet = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module, (ids, torch.ones_like(ids)), dynamo=True, verbose=False, external_data=False,
-            input_names=["input_ids", "attention_mask"], output_names=["logits"],
-            dynamic_shapes={"input_ids": dynamic, "attention_mask": dynamic},
+            module, inputs, dynamo=True, verbose=False, external_data=False,
+            input_names=names, output_names=[h.name for h in task.heads],
+            dynamic_shapes=tuple(dynamic for _ in inputs),
         )  # fmt: skip
     assert program is not None
     return bytes(program.model_proto.SerializeToString())

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from attar.runtime.bundle import MANIFEST
 from attar.runtime.errors import AttarError, SettingsError
+from attar.runtime.tokenizer import Text
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -67,11 +69,12 @@ class Worker:
             process.wait()
         self._stderr.close()
 
-    def ask(self, op: str, texts: list[str] | None = None) -> dict[str, Any]:
+    def ask(self, op: str, texts: Sequence[Text] | None = None, labels: Sequence[Any] | None = None) -> dict[str, Any]:
         """Sends one request and waits for its reply."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        request: dict[str, Any] = {"op": op} if texts is None else {"op": op, "texts": texts}
+        given = {"texts": texts, "labels": labels}
+        request: dict[str, Any] = {"op": op} | {k: v for k, v in given.items() if v is not None}
         try:
             stdin.write(json.dumps(request) + "\n")
             stdin.flush()

@@ -17,7 +17,7 @@ from attar.runtime.bench.result import BenchResult, Speedup, SystemResult
 from attar.runtime.bundle import Bundle
 from attar.runtime.cpu import machine, usable_cores
 from attar.runtime.errors import DataError, SettingsError
-from attar.runtime.tokenizer import Tokenizer
+from attar.runtime.tokenizer import Text
 
 SINGLE_TEXTS = 60
 WHOLE_TEXTS = 512
@@ -34,7 +34,6 @@ class _System:
 
     worker: Worker
     kind: str
-    labels: list[str]
     batch: int = 0
     calls: list[int] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
@@ -49,8 +48,8 @@ class _System:
 def bench(
     bundle: Path,
     against: Sequence[Path],
-    texts: Sequence[str],
-    labels: Sequence[str] | None = None,
+    texts: Sequence[Text],
+    labels: Sequence[Any] | None = None,
     rounds: int = 9,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -60,7 +59,7 @@ def bench(
     Args:
         against: bundles or Hugging Face folders; the ratios are baseline time over bundle time.
         texts: at most 512 of them are timed, a fixed random choice; 60 of those one by one.
-        labels: the right label of each text, for the accuracy of all systems on all texts.
+        labels: the right label of each text, for what the task's gate judges, on all texts.
         rounds: at least 2; each gives one ratio a baseline and metric.
         threads: of each system; by default the cores that this process may use.
         progress: called with one short line at every step.
@@ -72,36 +71,37 @@ def bench(
     _check(texts, labels, rounds, count)
     say = progress or (lambda _: None)
     read = Bundle.read(bundle)
-    limit = read.manifest.task.max_length
+    task = read.manifest.task
     _ = [module_for(path) for path in against]  # a wrong path is refused before any worker starts
     whole = _choose(texts, min(len(texts), WHOLE_TEXTS))
-    tokens = Tokenizer(read.contents["tokenizer.json"], limit, read.manifest.pad_id).encode(whole).ids
+    rows = task.encode(task.reader(read.contents["tokenizer.json"], read.manifest.pad_id), whole).ids
+    tokens = sum(map(len, rows)) / len(whole)
     paths = [bundle, *against]
     with ExitStack() as stack:
         systems = []
         for name, path in zip(_names(paths), paths, strict=True):
             say(f"loading {name}")
-            systems.append(_start(stack.enter_context(Worker(name, path, count, limit))))
-        accuracy, notes = _accuracy(systems, texts, labels, say)
+            systems.append(_start(stack.enter_context(Worker(name, path, count, task.max_length))))
+        accuracy, notes = _accuracy(systems, task.gates, texts, labels, say)
         _tune(systems, whole[:TUNE_TEXTS], say)
         _measure(systems, whole, rounds, say)
-    return replace(_result(systems, list(map(len, tokens)), count), accuracy=accuracy, notes=tuple(notes))
+    return replace(_result(systems, len(whole), tokens, count), accuracy=accuracy, notes=tuple(notes))
 
 
-def _result(systems: Sequence[_System], lengths: Sequence[int], threads: int) -> BenchResult:
-    """What was measured on texts of these lengths in tokens, without the accuracy."""
+def _result(systems: Sequence[_System], texts: int, tokens: float, threads: int) -> BenchResult:
+    """What was measured on this many texts of `tokens` tokens on average, without the accuracy."""
     return BenchResult(
         systems=tuple(s.result() for s in systems),
         ratios=tuple(r for baseline in systems[1:] for r in _speedups(systems[0], baseline)),
         machine=machine(),
         threads=threads,
-        texts=len(lengths),
-        mean_tokens=sum(lengths) / len(lengths),
-        how=_how(len(systems[0].p50), min(SINGLE_TEXTS, len(lengths))),
+        texts=texts,
+        mean_tokens=tokens,
+        how=_how(len(systems[0].p50), min(SINGLE_TEXTS, texts)),
     )
 
 
-def _check(texts: Sequence[str], labels: Sequence[str] | None, rounds: int, threads: int) -> None:
+def _check(texts: Sequence[Text], labels: Sequence[Any] | None, rounds: int, threads: int) -> None:
     if not texts:
         raise DataError("a benchmark needs at least one text")
     if labels is not None and len(labels) != len(texts):
@@ -112,7 +112,7 @@ def _check(texts: Sequence[str], labels: Sequence[str] | None, rounds: int, thre
         raise SettingsError(f"threads must be at least 1, not {threads}")
 
 
-def _choose(texts: Sequence[str], count: int) -> list[str]:
+def _choose(texts: Sequence[Text], count: int) -> list[Text]:
     """A fixed random choice, so that a sorted file still gives its real distribution of lengths."""
     return random.Random(0).sample(list(texts), count)
 
@@ -128,17 +128,17 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _start(worker: Worker) -> _System:
     reply = worker.ask("load")
-    return _System(worker, reply["kind"], reply["labels"])
+    return _System(worker, reply["kind"])
 
 
-def _tune(systems: Sequence[_System], texts: list[str], say: Progress) -> None:
+def _tune(systems: Sequence[_System], texts: list[Text], say: Progress) -> None:
     for system in systems:
         say(f"tuning the batches of {system.worker.name}")
         time.sleep(PAUSE)
         system.batch = system.worker.ask("tune", texts)["batch"]
 
 
-def _measure(systems: Sequence[_System], whole: list[str], rounds: int, say: Progress) -> None:
+def _measure(systems: Sequence[_System], whole: list[Text], rounds: int, say: Progress) -> None:
     """All rounds. A B, B A, B A, A B, ...: none always goes first, and of three none stays in the middle."""
     single = whole[:SINGLE_TEXTS]
     for number in range(rounds):
@@ -167,32 +167,33 @@ def _speedups(ours: _System, baseline: _System) -> list[Speedup]:
 
 
 def _accuracy(
-    systems: Sequence[_System], texts: Sequence[str], labels: Sequence[str] | None, say: Progress
+    systems: Sequence[_System],
+    gates: Sequence[str],
+    texts: Sequence[Text],
+    labels: Sequence[Any] | None,
+    say: Progress,
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Accuracy in points of each system, and a note for each whose label names are not those of the data."""
+    """What the gate judges, in points of each system, and a note for each whose labels are not those of the data."""
     if labels is None:
         return None, []
     points: list[float | None] = []
     notes = []
     for system in systems:
         name = system.worker.name
-        foreign = sorted(set(labels) - set(system.labels))
-        if foreign:
-            notes.append(
-                f"{name} does not know the label {foreign[0]!r} (it knows {', '.join(system.labels)}): not judged"
-            )
+        say(f"{' and '.join(gates)} of {name}")
+        reply = system.worker.ask("evaluate", texts, labels)
+        if "note" in reply:
+            notes.append(f"{name}: {reply['note']}: not judged")
             points.append(None)
             continue
-        say(f"accuracy of {name}")
-        found = system.worker.ask("predict", list(texts))["labels"]
-        points.append(round(100 * sum(a == b for a, b in zip(found, labels, strict=True)) / len(labels), 3))
+        points.append(round(sum(reply["points"][gate] for gate in gates) / len(gates), 3))
     baselines = {s.worker.name: p for s, p in zip(systems[1:], points[1:], strict=True)}
-    return {"bundle": points[0], "baselines": baselines}, notes
+    return {"measure": " and ".join(gates), "bundle": points[0], "baselines": baselines}, notes
 
 
 def _how(rounds: int, single: int) -> str:
     return (
         f"{rounds} interleaved rounds in alternating order, each system in its own process with the same "
-        f"number of threads and tuned batches, text in to label out; p50 over {single} single texts a round; "
+        f"number of threads and tuned batches, text in to answer out; p50 over {single} single texts a round; "
         "ratios are geometric means of per-round ratios with a 95 % t interval."
     )

@@ -8,10 +8,10 @@ from attar.runtime.bench.paired import Call, Ratio, compare_each
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import SettingsError
 from attar.runtime.model import Model
-from attar.runtime.tokenizer import pad
+from attar.runtime.tokenizer import Text, pad
 
 
-def overhead(model: Model, texts: Sequence[str], rounds: int = 9) -> Ratio:
+def overhead(model: Model, texts: Sequence[Text], rounds: int = 9) -> Ratio:
     """Time of `model(text)` over that of a bare tokenizer encode plus a bare `session.run` on ready arrays.
 
     1.0 would mean that attar costs nothing. Measured text by text, both sides in turns, on the same session.
@@ -21,20 +21,24 @@ def overhead(model: Model, texts: Sequence[str], rounds: int = 9) -> Ratio:
     return compare_each([(_ours(model, text), _bare(model, text)) for text in texts], rounds)
 
 
-def _ours(model: Model, text: str) -> Call:
-    return lambda: model(text)
+def _ours(model: Model, text: Text) -> Call:
+    return lambda: model.answer([text])
 
 
-def _bare(model: Model, text: str) -> Call:
+def _bare(model: Model, text: Text) -> Call:
     """Only the two library calls that no wrapper could avoid; everything around them is made ready here."""
     if not isinstance(model.engine, OnnxEngine):
         raise SettingsError(f"the overhead is measured for ONNX Runtime only, not for {model.engine.name}")
     encode, session = model.tokenizer._backend.encode, model.engine._session
-    ids, mask = pad(model.tokenizer.encode([text]).ids, model.tokenizer.pad_id)
+    given = (text,) if isinstance(text, str) else text
+    encoded = model.task.encode(model.tokenizer, [text])
+    ids, mask = pad(encoded.ids, model.tokenizer.pad_id)
     feeds, outputs = {"input_ids": ids, "attention_mask": mask}, model.engine._outputs
+    if encoded.types is not None and model.engine._typed:
+        feeds["token_type_ids"] = pad(encoded.types, 0)[0]
 
     def call() -> None:
-        encode(text)
+        encode(*given)
         session.run(outputs, feeds)
 
     return call

@@ -1,10 +1,10 @@
 """The worker's side of the benchmark: JSON lines on stdin and stdout, one reply to each request.
 
-{"op": "load"}                      -> {"kind", "labels"}
+{"op": "load"}                      -> {"kind"}
 {"op": "tune", "texts"}             -> {"batch"}            the fastest setting, kept from then on
 {"op": "latency", "texts"}          -> {"ns": [...]}        wall time of each single call
 {"op": "throughput", "texts"}       -> {"texts", "seconds"} the list, repeated for MIN_SECONDS at least
-{"op": "predict", "texts"}          -> {"labels": [...]}
+{"op": "evaluate", "texts", "labels"} -> {"points": {measure: points}}, or {"note"} where its labels are others
 {"op": "stop"}                      -> {}
 any request that fails              -> {"error"}
 """
@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TextIO
 
-from attar.runtime.errors import AttarError
+from attar.runtime import metrics
+from attar.runtime.errors import AttarError, DataError
+from attar.runtime.tasks.base import Task
+from attar.runtime.tokenizer import Text
 
 MIN_SECONDS = 0.25
 """A throughput measurement takes at least this long, so that a short list is not all noise."""
@@ -27,10 +30,10 @@ WARM_CALLS = 3
 
 
 class System(Protocol):
-    """What is measured: text in, label out, tokenizer and softmax included."""
+    """What is measured: text in, typed answer out, tokenizer and post-processing included."""
 
     kind: str
-    labels: list[str]
+    task: Task
     settings: tuple[int, ...]
     """The batch settings that tuning tries."""
 
@@ -38,12 +41,8 @@ class System(Protocol):
         """Batches by this setting from now on."""
         ...
 
-    def one(self, text: str) -> str:
-        """The label of one text, as a single request would be served."""
-        ...
-
-    def many(self, texts: Sequence[str]) -> list[str]:
-        """The labels of all texts, in order."""
+    def many(self, texts: Sequence[Text]) -> list[Any]:
+        """The answers to all texts, in order; a single text is served as a request would be."""
         ...
 
 
@@ -56,11 +55,11 @@ def serve(build: Callable[[], System]) -> int:
         try:
             if request["op"] == "load":
                 system = build()
-                reply: dict[str, Any] = {"kind": system.kind, "labels": system.labels}
+                reply: dict[str, Any] = {"kind": system.kind}
             elif request["op"] == "stop" or system is None:
                 reply = {} if request["op"] == "stop" else {"error": "the first request must be load"}
             else:
-                reply = _OPS[request["op"]](system, request["texts"])
+                reply = _answer(system, request)
         except AttarError as error:
             reply = {"error": str(error)}
         channel.write(json.dumps(reply) + "\n")
@@ -78,13 +77,13 @@ def _private_stdout() -> TextIO:
     return channel
 
 
-def _seconds(system: System, texts: Sequence[str]) -> float:
+def _seconds(system: System, texts: Sequence[Text]) -> float:
     start = time.perf_counter_ns()
     system.many(texts)
     return (time.perf_counter_ns() - start) / 1e9
 
 
-def tune(system: System, texts: Sequence[str]) -> dict[str, Any]:
+def tune(system: System, texts: Sequence[Text]) -> dict[str, Any]:
     """Tries every batch setting, the two best once more, and keeps the fastest."""
     spent = {}
     for setting in system.settings:
@@ -99,19 +98,19 @@ def tune(system: System, texts: Sequence[str]) -> dict[str, Any]:
     return {"batch": best}
 
 
-def latency(system: System, texts: Sequence[str]) -> dict[str, Any]:
+def latency(system: System, texts: Sequence[Text]) -> dict[str, Any]:
     """Nanoseconds of each text by itself."""
     for text in texts[:WARM_CALLS]:
-        system.one(text)
+        system.many([text])
     spent = []
     for text in texts:
         start = time.perf_counter_ns()
-        system.one(text)
+        system.many([text])
         spent.append(time.perf_counter_ns() - start)
     return {"ns": spent}
 
 
-def throughput(system: System, texts: Sequence[str]) -> dict[str, Any]:
+def throughput(system: System, texts: Sequence[Text]) -> dict[str, Any]:
     """Texts done and the seconds they took."""
     system.many(texts[:WARM_CALLS])
     passes, spent = 0, 0.0
@@ -121,14 +120,30 @@ def throughput(system: System, texts: Sequence[str]) -> dict[str, Any]:
     return {"texts": passes * len(texts), "seconds": spent}
 
 
-def predict(system: System, texts: Sequence[str]) -> dict[str, Any]:
-    """The label of every text, in order."""
-    return {"labels": system.many(texts)}
+def evaluate(system: System, texts: Sequence[Text], labels: Sequence[Any]) -> dict[str, Any]:
+    """Every measure of the task in points; a note where the system has other labels than the data."""
+    try:
+        known = system.task.named(labels, texts)
+    except DataError as error:
+        return {"note": str(error)}
+    found = system.task.statistics(system.many, texts, known)
+    return {"points": {name: metrics.points(name, values) for name, values in found.items()}}
 
 
-_OPS: dict[str, Callable[[System, Sequence[str]], dict[str, Any]]] = {
+def _answer(system: System, request: dict[str, Any]) -> dict[str, Any]:
+    texts = frozen(request["texts"])
+    if request["op"] == "evaluate":
+        return evaluate(system, texts, frozen(request["labels"]))
+    return _OPS[request["op"]](system, texts)
+
+
+def frozen(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(frozen(v) for v in value) if isinstance(value, list) else value
+
+
+_OPS: dict[str, Callable[[System, Sequence[Text]], dict[str, Any]]] = {
     "tune": tune,
     "latency": latency,
     "throughput": throughput,
-    "predict": predict,
 }

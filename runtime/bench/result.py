@@ -47,7 +47,10 @@ class Speedup:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """The bundle is the first of `systems`; `accuracy` is in points, None where nothing could be judged."""
+    """The bundle is the first of `systems`; `accuracy` is in points, None where there was nothing to judge by.
+
+    `accuracy` holds `measure` (what the task's gate judges), `bundle` and `baselines` by name.
+    """
 
     systems: tuple[SystemResult, ...]
     ratios: tuple[Speedup, ...]
@@ -93,7 +96,7 @@ class BenchResult:
         ]
         if self.accuracy is not None:
             lines.append(
-                f"accuracy: bundle {_points(self.accuracy['bundle'])}"
+                f"{self.accuracy['measure']}: bundle {_points(self.accuracy['bundle'])}"
                 + "".join(f", {name} {_points(value)}" for name, value in self.accuracy["baselines"].items())
             )
         lines += [f"note: {note}" for note in self.notes]

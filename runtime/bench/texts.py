@@ -83,3 +83,8 @@ TEXTS: tuple[str, ...] = (
     "It is not a bad restaurant, and the fish was really fresh, but at these prices I expect a waiter "
     "who remembers what we ordered ten minutes ago.",
 )
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Pairs for tasks that read two texts: each sentence with the three that follow it."""
+    return [(text, " ".join(TEXTS[i + 1 : i + 4])) for i, text in enumerate(TEXTS[:-3])]

@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attar.runtime.bench.protocol import serve
 from attar.runtime.model import load
+from attar.runtime.tokenizer import Text
 
 
 class BundleSystem:
@@ -19,16 +21,13 @@ class BundleSystem:
     def __init__(self, path: Path, threads: int) -> None:
         self._model = load(path, threads=threads)
         self.kind = f"attar bundle, {self._model.manifest.scheme}, {self._model.engine.name}"
-        self.labels = list(self._model.task.labels)
+        self.task = self._model.task
 
     def use(self, setting: int) -> None:
         self._model.batch_tokens = setting
 
-    def one(self, text: str) -> str:
-        return self._model(text).label
-
-    def many(self, texts: Sequence[str]) -> list[str]:
-        return [answer.label for answer in self._model(texts)]
+    def many(self, texts: Sequence[Text]) -> list[Any]:
+        return self._model.answer(texts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

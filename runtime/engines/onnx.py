@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from attar.runtime.cpu import usable_cores
 from attar.runtime.errors import BundleError, MissingExtraError, SettingsError
+from attar.runtime.tokenizer import Ids
 
 
 class Engine(Protocol):
@@ -16,8 +18,8 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Token ids and mask (B, T) -> the graph's first output, logits (B, C)."""
+    def run(self, ids: Ids, mask: Ids, types: Ids | None = None) -> Mapping[str, NDArray[np.float32]]:
+        """Token ids, mask and, for pairs, token types (B, T) -> the graph's outputs by name, (B, C) or (B, T, C)."""
         ...
 
 
@@ -42,9 +44,11 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime raises many unrelated types
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load model.onnx: {error}") from error
         self.name = f"onnxruntime {ort.__version__} ({', '.join(self._session.get_providers())})"
-        self._outputs = [self._session.get_outputs()[0].name]
+        self._outputs = [o.name for o in self._session.get_outputs()]
+        self._typed = any(i.name == "token_type_ids" for i in self._session.get_inputs())
 
-    def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run(self, ids: Ids, mask: Ids, types: Ids | None = None) -> Mapping[str, NDArray[np.float32]]:
         feeds = {"input_ids": ids, "attention_mask": mask}
-        result: NDArray[np.float32] = self._session.run(self._outputs, feeds)[0]
-        return result
+        if self._typed:
+            feeds["token_type_ids"] = np.zeros_like(ids) if types is None else types
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))

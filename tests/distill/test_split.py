@@ -1,9 +1,14 @@
-"""Splits that share no sentence."""
+"""Splits that share no text, whatever the task; crops; data for a task by its name."""
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attar.distill.data import assets
+from attar.distill.data.assets import resolve_data
+from attar.distill.data.augment import crops
 from attar.distill.data.split import Splits, check_disjoint, normalise, remove_overlap, split
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
@@ -59,6 +64,85 @@ def test_the_first_duplicate_stays_and_contradictions_go() -> None:
     kept = {text: label for part in parts for text, label in zip(part.texts, part.labels or (), strict=True)}
     assert kept == {"Good film": "pos", "bad film": "neg", "fine": "pos"}
     assert (splits.duplicates, splits.contradictions) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "contradict"),
+    [
+        (("a", "b"), True),
+        ((("a",), ("a", "b")), True),
+        ((("a",), ()), True),
+        (((), ()), False),
+        ((3.0, 3.5), False),
+        ((((0, 4, "city"),), ((0, 8, "city"),)), False),
+        (((), ((0, 4, "city"),)), False),
+        (((("Rome", 3),), (("in Rome", 0),)), False),
+        ((("intent", ()), ("other", ())), False),
+    ],
+)
+def test_only_classes_contradict_each_other(labels: tuple[object, object], contradict: bool) -> None:
+    examples = Examples(("Same text", "same text!", "other", "third"), (*labels, labels[0], labels[0]), "made up")
+    splits = split(examples, dev=0, test=1, seed=0)
+    kept = {
+        text: label
+        for part in (splits.train, splits.test)
+        for text, label in zip(part.texts, part.labels or (), strict=True)
+    }
+    assert kept.get("Same text") == (None if contradict else labels[0])
+    assert (splits.duplicates, splits.contradictions) == ((0, 2) if contradict else (1, 0))
+
+
+def test_a_pair_is_the_same_only_where_both_texts_are() -> None:
+    pairs = (("Who?", "Ada did."), ("who", "ada DID"), ("Who?", "Bob did."), ("Ada did.", "Who?"), ("Who? Ada", "did."))
+    splits = split(Examples(pairs, None, "made up"), dev=1, test=1, seed=0)
+    kept = splits.train.texts + splits.dev.texts + splits.test.texts
+    assert set(kept) == set(pairs) - {pairs[1]}
+    assert splits.duplicates == 1
+    check_disjoint(splits)
+    left = remove_overlap(Examples(pairs, None, "pool"), Examples((("WHO", "ada did"), "Who? Bob did."), None, "t"))
+    assert left.texts == pairs[2:]
+    with pytest.raises(DataError, match=r"\('Who\?', 'Ada did\.'\) is in both train and test"):
+        check_disjoint(
+            Splits(Examples(pairs[1:2], None, "one"), Examples((), None, "no"), Examples(pairs[:1], None, "x"))
+        )
+
+
+@given(st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
+def test_the_form_of_a_pair_tells_its_two_texts_apart(one: tuple[str, str], other: tuple[str, str]) -> None:
+    same = normalise(one[0]) == normalise(other[0]) and normalise(one[1]) == normalise(other[1])
+    assert (normalise(one) == normalise(other)) is same
+
+
+def test_pairs_are_not_cropped() -> None:
+    text = "one two three four five six seven eight nine ten"
+    found = crops(Examples(((text, text), text), None, "made up"), per_text=5, seed=0)
+    assert found.texts
+    assert all(isinstance(crop, str) and crop in text and crop != text for crop in found.texts)
+    assert crops(Examples(((text, text),), None, "made up"), per_text=5, seed=0).texts == ()
+
+
+def test_assets_serve_tasks_that_learn_from_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Examples(("fine film", "dull film"), ("positive", "negative"), "asset:vader-movie")
+    monkeypatch.setitem(assets._DATA, "vader-movie", lambda cache: corpus)
+    for kind in ("text-classification", "embeddings"):
+        assert resolve_data("asset:vader-movie", kind=kind) == corpus
+    for kind in ("token-classification", "regression", "multi-task"):
+        with pytest.raises(SettingsError, match=f"asset:vader-movie: is no labelled data for {kind}"):
+            resolve_data("asset:vader-movie", kind=kind)
+        assert resolve_data("asset:vader-movie", kind=kind, require_labels=False).labels is None
+    with pytest.raises(SettingsError, match="no labelled data for question-answering"):
+        resolve_data("asset:vader-movie", kind="question-answering", require_labels=False)
+    with pytest.raises(SettingsError, match="no task 'nope'; the known ones are text-classification"):
+        resolve_data("asset:vader-movie", kind="nope")
+
+
+def test_a_path_is_read_for_its_task(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"tokens": ["to", "Bonn"], "intent": "go", "where": ["O", "B-city"]}\n')
+    spec = str(tmp_path / "a.jsonl")
+    spans = resolve_data(spec, kind="token-classification", label="where")
+    assert (spans.texts, spans.labels) == (("to Bonn",), (((3, 7, "city"),),))
+    heads = (("intent", "text-classification", "intent"), ("slots", "token-classification", "where"))
+    assert resolve_data(spec, kind="multi-task", heads=heads).labels == (("go", ((3, 7, "city"),)),)
 
 
 def test_the_seed_decides() -> None:

@@ -1,0 +1,82 @@
+"""The recipe's data: read, split, checked for texts in two parts, and labelled in the task's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from attar.distill.data.assets import resolve_data
+from attar.distill.data.augment import crops
+from attar.distill.data.split import Splits, check_disjoint, join_answers, remove_overlap, split
+from attar.pipeline.recipe import Recipe
+from attar.runtime.data import Examples
+from attar.runtime.errors import DataError
+from attar.runtime.tasks.base import Task
+
+NOTHING = Examples((), None, "nothing")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits, the unlabelled texts and those that belong to no class, with no text in two of them."""
+
+    splits: Splits
+    unlabelled: Examples
+    outside: Examples
+
+
+def read_data(recipe: Recipe, override: str | None = None) -> Data:
+    """Reads, checks and splits the recipe's data; `override` replaces `train` by a user's own file."""
+    d = recipe.data
+    kind, heads = recipe.task.kind, recipe.task.columns
+
+    def labelled(spec: str | tuple[str, ...]) -> Examples:
+        files = (spec,) if isinstance(spec, str) else spec
+        found = [resolve_data(f, kind=kind, heads=heads, text=d.text_column, label=d.label_column) for f in files]
+        whole = concatenated(found)
+        return join_answers(whole) if kind == "question-answering" else whole
+
+    def plain(spec: str | tuple[str, ...] | None) -> Examples:
+        files = (spec,) if isinstance(spec, str) else spec or ()
+        found = [resolve_data(f, kind=kind, heads=heads, text=d.text_column, require_labels=False) for f in files]
+        return replace(concatenated(found), labels=None) if found else NOTHING
+
+    everything = labelled(override or d.train)
+    if override is None and (isinstance(d.dev, str) or isinstance(d.test, str)):
+        if not (isinstance(d.dev, str) and isinstance(d.test, str)):
+            raise DataError("[data] dev and test are either both files or both sizes")
+        dev, test = labelled(d.dev), labelled(d.test)
+        splits = Splits(train=remove_overlap(everything, dev, test), dev=remove_overlap(dev, test), test=test)
+    else:
+        # A user's own file is split by itself: the recipe's dev and test are other data.
+        dev_size, test_size = (x if not isinstance(x, str) else y for x, y in ((d.dev, 0.1), (d.test, 0.2)))
+        splits = split(everything, dev=dev_size, test=test_size, seed=d.seed)
+    check_disjoint(splits)
+    extra = crops(splits.train, d.crops, d.seed)
+    given = plain(d.unlabelled)
+    extra = Examples(extra.texts + given.texts, None, given.source if given.texts else extra.source)
+    rest = remove_overlap(extra, splits.train, splits.dev, splits.test)
+    return Data(splits, rest, plain(d.outside if override is None else None))
+
+
+def concatenated(parts: Sequence[Examples]) -> Examples:
+    """Several files as one."""
+    labels = None if any(p.labels is None for p in parts) else tuple(x for p in parts for x in p.labels or ())
+    return Examples(tuple(t for p in parts for t in p.texts), labels, " + ".join(p.source for p in parts))
+
+
+def named_splits(task: Task, splits: Splits) -> Splits:
+    """The splits with labels in the task's own terms; `DataError` where a part has a label that training lacks."""
+    found = []
+    for part in (splits.train, splits.dev, splits.test):
+        found.append(named(part, task))
+    return replace(splits, train=found[0], dev=found[1], test=found[2])
+
+
+def named(examples: Examples, task: Task, source: str | None = None) -> Examples:
+    """The examples with labels in the task's own terms; `DataError` names the file and what is wrong."""
+    try:
+        labels = task.named(examples.labels or (), examples.texts)
+    except DataError as error:
+        raise DataError(f"{source or examples.source}: {error}") from error
+    return replace(examples, labels=labels, source=source or examples.source)

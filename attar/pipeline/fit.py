@@ -1,0 +1,51 @@
+"""Does a task fit the texts, the length and the teacher that it is used with?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from attar.distill.student import Student
+from attar.export.bundle import describe
+from attar.runtime.errors import ModelError, SettingsError
+from attar.runtime.tasks.base import Task, shortened
+from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks.multi import MultiTask
+from attar.runtime.tasks.regression import Regression
+from attar.runtime.tokenizer import Text
+
+LONGEST = 512  # tokens; what the known families were pretrained to read
+
+
+def fitting(task: Task, texts: Sequence[Text]) -> Task:
+    """The task for these texts: config.json does not say whether a classifier reads single texts or pairs."""
+    pair = bool(texts) and isinstance(texts[0], tuple)
+    if isinstance(task, TextClassification | Regression) and task.pair != pair:
+        return replace(task, pair=pair)
+    return task
+
+
+def cut_at(student: Student, length: int, exact: bool = False) -> Student:
+    """The student reading at most `length` tokens; with `exact` a length it cannot read is refused."""
+    longest = min(student.encoder.shape.positions, LONGEST)
+    if exact and not 3 <= length <= longest:
+        raise SettingsError(f"max_length must be between 3 and the model's {longest} tokens, not {length}")
+    length = length if exact else min(length, student.task.max_length)
+    return replace(student, task=shortened(student.task, length))
+
+
+def check_kinship(student: Student, teacher: Path) -> None:
+    """Refuses a teacher whose answers mean something else than the student's."""
+    other, mine = Student.load(teacher).task, student.task
+    if other.kind != mine.kind or _names(other) != _names(mine):
+        raise ModelError(
+            f"{teacher} is a {describe(other)}, the student a {describe(mine)}; give the teacher it was distilled from"
+        )
+
+
+def _names(task: Task) -> list[Any]:
+    """What the outputs are called, in their order."""
+    parts = [part for _, part in task.parts] if isinstance(task, MultiTask) else [task]
+    return [[h.name for h in task.heads], *([getattr(p, "labels", ()), getattr(p, "tags", ())] for p in parts)]

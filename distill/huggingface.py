@@ -1,0 +1,133 @@
+"""A teacher in PyTorch: the transformers model of a folder, with the outputs that its task names."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from attar.distill.checkpoint import HEADS, POOLING, TASK
+from attar.distill.encoder import OutputHead, Outputs, head_shape
+from attar.runtime.errors import ModelError
+from attar.runtime.tasks.base import Task
+
+_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+"""Tasks that transformers has a class for; any other is its base model with heads of ours."""
+
+
+def load_transformers(kind: str, source: Path | str, options: Mapping[str, Any], attention: str = "eager") -> Any:
+    """The transformers model for a task kind in fp32, without the library's chatter."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model_class = getattr(transformers, _CLASSES.get(kind, "AutoModel"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return model_class.from_pretrained(
+                source, attn_implementation=attention, dtype=torch.float32, local_files_only=True, **options
+            )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"transformers cannot load {source}: {reason}") from error
+
+
+class HuggingFace(nn.Module):
+    """The model of a folder, for one task. `new`: a pretrained encoder whose heads are still to be trained."""
+
+    def __init__(self, folder: Path, task: Task, *, new: bool = False, attention: str = "eager") -> None:
+        super().__init__()
+        self.task = task
+        options = _options(task) if new else {}
+        self.model = load_transformers(task.kind, folder, options, attention)
+        self.own = nn.ModuleDict()
+        if task.kind not in _CLASSES:
+            hidden = int(self.model.config.hidden_size)
+            self.own = nn.ModuleDict({h.name: OutputHead(hidden, head_shape(h, hidden)) for h in task.heads})
+            if not new and (folder / HEADS).is_file():
+                self._load_heads(folder / HEADS)
+        self.typed = int(getattr(self.model.config, "type_vocab_size", 0) or 0) > 1
+        self.layers = int(self.model.config.num_hidden_layers)
+        self.hidden_size = int(self.model.config.hidden_size)
+        self.pad_id = int(self.model.config.pad_token_id or 0)
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None, hidden: bool = False) -> Outputs:
+        """Token ids, mask and token types (B, T); with `hidden` also all states after each layer (B, T, H)."""
+        given = {"token_type_ids": types} if self.typed and types is not None else {}
+        found = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=hidden, **given)
+        if self.own:
+            heads = {name: head(found.last_hidden_state, mask) for name, head in self.own.items()}
+        elif self.task.kind == "question-answering":
+            heads = {self.task.heads[0].name: torch.stack([found.start_logits, found.end_logits], -1)}
+        else:
+            heads = {self.task.heads[0].name: found.logits}
+        return Outputs(heads, tuple(found.hidden_states[1:]) if hidden else ())
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, the task, and where transformers has no class for it, the heads."""
+        self.model.save_pretrained(folder)
+        record = json.dumps(self.task.to_json(), indent=1, ensure_ascii=False)
+        (folder / TASK).write_text(record + "\n", encoding="utf-8")
+        if any(True for _ in self.own.parameters()):
+            state = {
+                f"{n}.{part}": getattr(h.classifier, part) for n, h in self.own.items() for part in ("weight", "bias")
+            }
+            save_file({k: v.detach().contiguous() for k, v in state.items()}, folder / HEADS)
+        if self.task.kind == "embeddings":
+            _save_pooling(self.task, folder)
+
+    def _load_heads(self, path: Path) -> None:
+        weights = load_file(path)
+        for name, head in self.own.items():
+            assert isinstance(head, OutputHead)
+            head.classifier.load_state_dict({part: weights[f"{name}.{part}"] for part in ("weight", "bias")})
+
+
+def _options(task: Task) -> dict[str, Any]:
+    """What a new model of transformers must know of the task."""
+    names = getattr(task, "labels", None) or getattr(task, "tags", None)
+    options: dict[str, Any] = {}
+    if task.kind == "regression":
+        options = {"num_labels": 1, "problem_type": "regression"}
+    elif task.kind in ("text-classification", "token-classification"):
+        options = {
+            "num_labels": len(names or ()), "id2label": dict(enumerate(names or ())),
+            "label2id": {v: k for k, v in enumerate(names or ())},
+        }  # fmt: skip
+        if task.heads[0].objective == "labels":
+            options["problem_type"] = "multi_label_classification"
+    return {**options, "ignore_mismatched_sizes": True} if options else {}
+
+
+def _save_pooling(task: Task, folder: Path) -> None:
+    """The files by which sentence-transformers knows how to pool."""
+    head = task.heads[0]
+    modes = {"mean": "mean_tokens", "first": "cls_token", "max": "max_tokens"}
+    pooling: dict[str, Any] = {f"pooling_mode_{theirs}": head.reads == ours for ours, theirs in modes.items()}
+    (folder / POOLING).parent.mkdir(exist_ok=True)
+    (folder / POOLING).write_text(json.dumps({"word_embedding_dimension": head.outputs, **pooling}, indent=1))
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if head.unit else [])]
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": "" if i == 0 else f"{i}_{kind}",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules, indent=1))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": task.max_length}))
