@@ -67,7 +67,8 @@ def classification(folder: str, task: Mapping[str, Any], _: Mapping[str, Any]) -
     def ask(text: Any) -> Found:
         given = text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         if task["kind"] == "regression":
-            return {"exact": None, "scores": [one["score"] for one in pipe(given, function_to_apply="none", **cut)]}
+            (one,) = pipe(given, top_k=None, function_to_apply="none", **cut)
+            return {"exact": None, "scores": [one["score"]]}
         found = pipe(given, top_k=None, **cut)
         return labelled({one["label"]: one["score"] for one in found}, task)
 

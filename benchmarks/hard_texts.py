@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  # letters that look like others are the point
 """Texts that break tokenizers and offsets, alone and spliced into real ones; the same for the same seed."""
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ HARD = {
     "flags": "🇯🇵🇧🇷 beat 🇫🇷; 🏴󠁧󠁢󠁥󠁮󠁧󠁿 lost to 🇺🇸",
     "skin tones and keycaps": "👍🏿👍🏻 press 1️⃣ or #️⃣ for ☎️",
     "combining marks": "Cafe\u0301 Zu\u0308rich: na\u0131\u0308ve re\u0301sume\u0301 of Sm\u0131th",
-    "marks in a heap": "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324\u031ea\u0349l\u0353g\u0321o\u0309 comes",
+    "marks in a heap": "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324\u031ea\u0349l\u0353g\u0321o\u0309",
     "mark alone": "\u0301",
     "marks first": "\u0301\u0302 after nothing",
     "composed accents": "Ångström, Łódź, Đặng Thị, Škoda, São Tomé",
@@ -86,9 +87,8 @@ def singles(real: Sequence[str], count: int, seed: int) -> list[Single]:
     rng = random.Random(seed)
     hard = HARD | {"three thousand words": _words(real, 3_000, rng)}
     found = [(f"hard: {name}", text) for name, text in hard.items()]
-    found += [
-        (f"spliced: {name}", _spliced(rng.choice(real), text, rng)) for name, text in hard.items() for _ in range(SPLICES)
-    ]
+    for name, text in hard.items():
+        found += [(f"spliced: {name}", _spliced(rng.choice(real), text, rng)) for _ in range(SPLICES)]
     drawn = rng.sample(list(real), min(len(real), max(0, count - len(found))))
     return (found + [("real", text) for text in drawn])[:count]
 

@@ -15,7 +15,7 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("student", type=Path, help="a folder that attar distill wrote, or a fine-tuned classifier")
+    parser.add_argument("student", type=Path, help="a folder that attar distill wrote, or a fine-tuned model")
     parser.add_argument(
         "--teacher", required=True, help="the teacher that recovery distillation asks: folder or hub id"
     )
@@ -31,10 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compress, and print each step, kept or dropped."""
     from attar.pipeline import parts
+    from attar.pipeline.fit import task_in
     from attar.pipeline.progress import Console
     from attar.pipeline.recipe import read_recipe
 
     recipe = read_recipe(args.recipe) if args.recipe else None
-    records = parts.compress(args.student, args.teacher, corpus(args), recipe, args.out, Console())
+    records = parts.compress(
+        args.student, args.teacher, corpus(args, task_in(args.student), recipe), recipe, args.out, Console()
+    )
     show(records, args.out, args.json)
     return 0

@@ -1,4 +1,4 @@
-"""`attar convert`: any fine-tuned classifier into a gated bundle, without training."""
+"""`attar convert`: any fine-tuned encoder into a gated bundle, without training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 
 from attar.cli.export import gate_arguments, show
 
-HELP = "Convert a fine-tuned BERT-family classifier to a gated bundle, without training."
+HELP = "Convert a fine-tuned BERT-family model to a gated bundle, without training."
 EXAMPLE = "attar convert path/or/hub-id --data dev.csv --int8 --out bundle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("model", help="a fine-tuned classifier: a folder or a hub id")
+    parser.add_argument("model", help="a fine-tuned model: a folder or a hub id")
     parser.add_argument(
         "--data",
         required=True,
@@ -34,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, prove, write and print."""
     from attar.compress.gate import GateSettings
-    from attar.distill.data.assets import resolve_data
     from attar.pipeline import parts
+    from attar.pipeline.data import read_for
+    from attar.pipeline.fit import task_in
     from attar.pipeline.progress import Console
 
     gate = GateSettings(args.margin, args.confidence)
-    data = resolve_data(args.data, text=args.text_column, label=args.label_column)
+    data = read_for(task_in(args.model), args.data, text=args.text_column, label=args.label_column)
     found = parts.convert(
         args.model, data, gate, args.out, Console(),
         quantize=args.int8, max_length=args.max_length, allow_failed_gate=args.allow_failed_gate,

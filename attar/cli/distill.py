@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attar.pipeline.parts import Corpus
+    from attar.pipeline.recipe import Recipe
+    from attar.runtime.tasks.base import Task
 
 HELP = "Distil a fine-tuned teacher into a smaller student: a recipe's steps before its first compress step."
 EXAMPLE = "attar distill path/to/teacher --data train.csv --recipe recipes/sentiment.toml --out student"
@@ -17,7 +19,7 @@ EXAMPLE = "attar distill path/to/teacher --data train.csv --recipe recipes/senti
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("teacher", help="a fine-tuned classifier: a folder or a hub id")
+    parser.add_argument("teacher", help="a fine-tuned model: a folder or a hub id")
     corpus_arguments(parser)
     parser.add_argument("--unlabelled", metavar="FILE", help="more texts of the domain, without labels")
     parser.add_argument(
@@ -33,11 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Distil, and print what each step gave."""
     from attar.pipeline import parts
+    from attar.pipeline.fit import task_in
     from attar.pipeline.progress import Console
     from attar.pipeline.recipe import read_recipe
 
     recipe = read_recipe(args.recipe) if args.recipe else None
-    records = parts.distil(args.teacher, corpus(args), recipe, args.out, Console())
+    records = parts.distil(args.teacher, corpus(args, task_in(args.teacher), recipe), recipe, args.out, Console())
     show(records, args.out, args.json)
     return 0
 
@@ -52,21 +55,22 @@ def corpus_arguments(parser: argparse.ArgumentParser) -> None:
 def column_arguments(parser: argparse.ArgumentParser) -> None:
     """The names of the columns of every data file."""
     parser.add_argument("--text-column", metavar="NAME", help="the text column of the data files")
-    parser.add_argument("--label-column", metavar="NAME", help="the label column; it holds names or class ids")
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="the label column; of several heads intent,tags"
+    )
 
 
-def corpus(args: argparse.Namespace) -> Corpus:
-    """The data files that the arguments name."""
-    from attar.distill.data.assets import resolve_data
-    from attar.pipeline.data import NOTHING
+def corpus(args: argparse.Namespace, task: Task, recipe: Recipe | None) -> Corpus:
+    """The data files that the arguments name, read as the task wants them."""
+    from attar.pipeline.data import NOTHING, read_for
     from attar.pipeline.parts import Corpus
 
     text, label = args.text_column, args.label_column
     extra = getattr(args, "unlabelled", None)
     return Corpus(
-        train=resolve_data(args.data, text=text, label=label),
-        dev=resolve_data(args.dev, text=text, label=label) if args.dev else None,
-        unlabelled=resolve_data(extra, text=text, require_labels=False) if extra else NOTHING,
+        train=read_for(task, args.data, text=text, label=label, recipe=recipe),
+        dev=read_for(task, args.dev, text=text, label=label, recipe=recipe) if args.dev else None,
+        unlabelled=read_for(task, extra, text=text, require_labels=False, recipe=recipe) if extra else NOTHING,
     )
 
 

@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prove, write and print."""
     from attar.compress.gate import GateSettings
-    from attar.distill.data.assets import resolve_data
     from attar.pipeline import parts
+    from attar.pipeline.data import read_for
+    from attar.pipeline.fit import task_in
     from attar.pipeline.progress import Console
 
     gate = GateSettings(args.margin, args.confidence)
-    test = resolve_data(args.data, text=args.text_column, label=args.label_column) if args.data else None
+    test = None
+    if args.data:
+        test = read_for(task_in(args.student), args.data, text=args.text_column, label=args.label_column)
     found = parts.export(
         args.student, test, args.teacher, gate, args.out, Console(), allow_failed_gate=args.allow_failed_gate
     )
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 def gate_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of whatever ends in a gated bundle."""
     column_arguments(parser)
-    parser.add_argument("--margin", type=float, default=2.0, metavar="POINTS", help="accuracy it may lose (default: 2)")
+    parser.add_argument("--margin", type=float, default=2.0, metavar="POINTS", help="points it may lose (default: 2)")
     parser.add_argument(
         "--confidence", type=float, default=0.95, metavar="P", help="of no larger loss, one-sided (default: 0.95)"
     )

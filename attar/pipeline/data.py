@@ -10,8 +10,9 @@ from attar.distill.data.augment import crops
 from attar.distill.data.split import Splits, check_disjoint, join_answers, remove_overlap, split
 from attar.pipeline.recipe import Recipe
 from attar.runtime.data import Examples
-from attar.runtime.errors import DataError
+from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks.base import Task
+from attar.runtime.tasks.multi import MultiTask
 
 NOTHING = Examples((), None, "nothing")
 
@@ -57,6 +58,24 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
     extra = Examples(extra.texts + given.texts, None, given.source if given.texts else extra.source)
     rest = remove_overlap(extra, splits.train, splits.dev, splits.test)
     return Data(splits, rest, plain(d.outside if override is None else None))
+
+
+def read_for(
+    task: Task, spec: str, *, text: str | None = None, label: str | None = None, require_labels: bool = True,
+    recipe: Recipe | None = None,
+) -> Examples:  # fmt: skip
+    """Data for a model's task. The columns of a multi-task model's heads are the recipe's, or `label` ("intent,tags")
+    in the order of the heads, or called like the heads."""
+    heads: tuple[tuple[str, str, str], ...] = ()
+    if isinstance(task, MultiTask):
+        names = [name for name, _ in task.parts]
+        columns = label.split(",") if label else [c for _, _, c in recipe.task.columns] if recipe else names
+        if len(columns) != len(names):
+            raise SettingsError(f"{len(columns)} label columns for the heads {', '.join(names)}: name one a head")
+        heads = tuple((n, part.kind, c) for (n, part), c in zip(task.parts, columns, strict=True))
+        label = None
+    found = resolve_data(spec, kind=task.kind, heads=heads, text=text, label=label, require_labels=require_labels)
+    return join_answers(found) if task.kind == "question-answering" and found.labels is not None else found
 
 
 def concatenated(parts: Sequence[Examples]) -> Examples:

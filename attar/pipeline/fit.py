@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attar.distill.checkpoint import read_config, read_task
+from attar.distill.data.assets import resolve_model
+from attar.distill.finetune import local_folder
 from attar.distill.student import Student
 from attar.export.bundle import describe
 from attar.runtime.errors import ModelError, SettingsError
 from attar.runtime.tasks.base import Task, shortened
 from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks.embeddings import Embedding
 from attar.runtime.tasks.multi import MultiTask
 from attar.runtime.tasks.regression import Regression
 from attar.runtime.tokenizer import Text
@@ -20,10 +24,15 @@ LONGEST = 512  # tokens; what the known families were pretrained to read
 
 
 def fitting(task: Task, texts: Sequence[Text]) -> Task:
-    """The task for these texts: config.json does not say whether a classifier reads single texts or pairs."""
+    """The task for these texts: config.json does not say whether a classifier reads single texts or pairs.
+
+    An embedder is judged by similarity on pairs, and by retrieval on single texts with classes.
+    """
     pair = bool(texts) and isinstance(texts[0], tuple)
     if isinstance(task, TextClassification | Regression) and task.pair != pair:
         return replace(task, pair=pair)
+    if isinstance(task, Embedding):
+        return replace(task, judged_by="Spearman" if pair else "recall@1")
     return task
 
 
@@ -34,6 +43,15 @@ def cut_at(student: Student, length: int, exact: bool = False) -> Student:
         raise SettingsError(f"max_length must be between 3 and the model's {longest} tokens, not {length}")
     length = length if exact else min(length, student.task.max_length)
     return replace(student, task=shortened(student.task, length))
+
+
+def task_in(model: str | Path) -> Task:
+    """The task of a student's folder, or of a fine-tuned model: what its data must look like."""
+    folder = local_folder(resolve_model(str(model)))
+    if (folder / "student.json").is_file():
+        return Student.load(folder).task
+    positions = int(read_config(folder).get("max_position_embeddings") or LONGEST)
+    return read_task(folder, positions)
 
 
 def check_kinship(student: Student, teacher: Path) -> None:

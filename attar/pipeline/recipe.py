@@ -17,10 +17,11 @@ from attar.runtime.errors import SettingsError
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the texts come from; `train` and `unlabelled` may be several files. `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files.
+    """Where the texts come from; `train` and `unlabelled` may be several files.
 
-    `unlabelled` texts, and `crops` random spans of each training text, are for distillation only. `outside`: texts that
-    belong to no class, from which the report tells how well a classifier's score sets them apart.
+    `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files. `unlabelled` texts, and `crops`
+    random spans of each training text, are for distillation only. `outside`: texts that belong to no class, from which
+    the report tells how well a classifier's score sets them apart.
     """
 
     train: str | tuple[str, ...]

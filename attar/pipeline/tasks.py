@@ -118,4 +118,6 @@ def _single(
         return QuestionAnswering(max_length, **{"stride": min(128, max_length // 3), **options})
     config = read_config(base)
     width = int(config.get("hidden_size") or config.get("dim") or 0)
-    return Embedding(width, max_length, **options)
+    # Pairs are labelled with floats, how similar they are; single texts with the names of classes.
+    judged_by = "Spearman" if labels and all(isinstance(label, float) for label in labels) else "recall@1"
+    return Embedding(width, max_length, **{"judged_by": judged_by, **options})

@@ -231,10 +231,12 @@ def resolve_data(
     heads: Sequence[tuple[str, str, str]] = (),
     cache: Path | None = None,
 ) -> Examples:
-    """'asset:vader-movie', 'asset:vader-unlabelled', or a path that `read_examples` reads, with its options.
+    """A path that `read_examples` reads, with its options, or 'asset:' and vader-movie, vader-ratings/train, /dev or
+    /test, or vader-unlabelled.
 
-    For kinds of task that do not learn from classes, the assets are unlabelled texts. Raises AssetError for an
-    unknown asset, SettingsError for options that an asset does not have, DataError.
+    The films are labelled for tasks that learn from classes, the ratings for regression; to other tasks both are
+    unlabelled texts. Raises AssetError for an unknown asset, SettingsError for options that an asset does not
+    have and for a task that it does not suit, DataError.
     """
     check_kind(kind)
     name = str(spec)
@@ -248,11 +250,13 @@ def resolve_data(
     for option, value in (("text", text), ("label", label), ("split", split)):
         if value is not None:
             raise SettingsError(f"{name}: has no columns and no splits, so {option}={value!r} means nothing; remove it")
-    classes = kind in ("text-classification", "embeddings")
-    if kind == "question-answering" or (require_labels and not classes):
-        raise SettingsError(f"{name}: is no labelled data for {kind}; name a file of your own")
+    rated = name.startswith(f"asset:{_RATINGS}")
+    suits = kind == "regression" if rated else kind in ("text-classification", "embeddings")
+    if kind == "question-answering" or (require_labels and not suits):
+        remedy = "its labels are numbers: use it for regression, or name" if rated else "name"
+        raise SettingsError(f"{name}: is no labelled data for {kind}; {remedy} a file of your own")
     examples = load(cache)
-    if not classes:
+    if not suits:
         return replace(examples, labels=None)
     if kind == "text-classification" and require_labels and examples.labels is None:
         raise DataError(f"{name}: has no labels; use it as unlabelled data, or name asset:vader-movie")

@@ -1,0 +1,145 @@
+"""Why two answers of equality.py differ: only what the answers themselves bear out is given as a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attar.runtime.tasks.base import Task
+from attar.runtime.tokenizer import Text
+
+TOLERANCE = 1e-4
+SHOWN = 160
+"""Characters of a text or an answer that are shown."""
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Both answers to one text in one column; `windows`: how attar read the text, if in windows."""
+
+    column: str
+    number: int
+    origin: str
+    text: Text
+    ours: Found
+    theirs: Found
+    task: Task
+    windows: Sequence[Any]
+
+    @property
+    def equal(self) -> bool:
+        if "refused" in self.ours or "refused" in self.theirs:
+            return "refused" in self.ours and "refused" in self.theirs
+        return same(self.ours, self.theirs)
+
+    def shown(self) -> str:
+        return shortened(self.text)
+
+    def sides(self) -> tuple[str, str]:
+        """Both answers, of lists only what the other does not have."""
+        both = []
+        for one, other in ((self.ours, self.theirs), (self.theirs, self.ours)):
+            if "refused" in one:
+                both.append(f"refuses: {one['refused']}")
+            elif "refused" in other or not isinstance(one["exact"], list):
+                both.append(shortened([one["exact"], *one["scores"][:5]]))
+            else:
+                pairs = [[*_listed(e), s] for e, s in zip(one["exact"], _scores(one), strict=True)]
+                theirs = [[*_listed(e), s] for e, s in zip(other["exact"], _scores(other), strict=True)]
+                own = [p for p in pairs if p not in theirs]
+                both.append(f"{len(pairs)} in all, of its own: {shortened(own)}")
+        return both[0], both[1]
+
+    def record(self) -> dict[str, Any]:
+        attar, pipeline = self.sides()
+        names = {"column": self.column, "text": self.number, "origin": self.origin, "input": self.shown()}
+        return names | {"attar": attar, "pipeline": pipeline}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _scores(found: Found) -> list[Any]:
+    """A score an entry to show; labels have theirs elsewhere."""
+    rounded = [round(score, 4) for score in found["scores"]]
+    return rounded if len(rounded) == len(found["exact"]) else [None] * len(found["exact"])
+
+
+def shortened(value: Any) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}... ({len(shown):,} characters)"
+
+
+def near(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and bool(np.all(np.abs(np.subtract(a, b)) <= TOLERANCE))
+
+
+def same(a: Found, b: Found) -> bool:
+    """Equal, and scores within the tolerance; two answers that were given."""
+    return bool(a["exact"] == b["exact"]) and near(a["scores"], b["scores"])
+
+
+def reason(case: Case) -> str:
+    """The reason for a difference, or `unexplained`."""
+    if "refused" in case.theirs:
+        return f"the pipeline fails, attar answers: {case.theirs['refused'][:70]}"
+    if "refused" in case.ours:
+        return f"attar refuses it, the pipeline answers: it {case.ours['refused'].partition(';')[0]}"
+    exact = case.ours["exact"], case.theirs["exact"]
+    if exact[0] == exact[1]:
+        return "unexplained: scores differ"
+    if not isinstance(exact[0], list) or not all(isinstance(one, list) for one in (*exact[0], *exact[1])):
+        close = near(case.ours["scores"], case.theirs["scores"])
+        return f"{'a tie' if close else 'unexplained'}: labels differ, scores {'do not' if close else 'too'}"
+    return _answers(case) if case.task.kind == "question-answering" else _entities(case)
+
+
+def _entities(case: Case) -> str:
+    ours, theirs = _rows(case.ours), _rows(case.theirs)
+    held = [row for row in theirs if row[1] < row[2]]
+    if _alike(ours, held):
+        return "attar leaves out finds without a character"
+    if len(case.windows) > 1:
+        second = case.windows[1]
+        seam = int(second.offsets[np.flatnonzero(second.sequence >= 0)[0], 0])
+        if _alike([r for r in ours if r[2] < seam], [r for r in held if r[2] < seam]):
+            if case.column.endswith("none"):
+                return "longer than the model: the pipeline cuts it, attar reads on; equal up to the second window"
+            return "longer than the model: windows are joined in other ways; equal up to the second window"
+    return "unexplained: entities differ"
+
+
+def _answers(case: Case) -> str:
+    ours = [[text.lower(), start, end, score] for text, start, end, score in _rows(case.ours)]
+    theirs = [[text.lower(), start, end, score] for text, start, end, score in _rows(case.theirs)]
+    whys = []
+    if any(score > 1 + TOLERANCE for *_, score in theirs):
+        whys.append("windows that share an answer sum to more than 1 in the pipeline")
+        theirs = [[*row[:3], min(1.0, row[3])] for row in theirs]
+    if any(not text.strip() and end for text, _, end, _ in theirs) and all(text.strip() for text, *_ in ours):
+        whys.append("the pipeline gives blank answers")
+        theirs = [row for row in theirs if row[0].strip() or not row[2]]
+    fewer = min(len(ours), len(theirs))
+    pairs = list(zip(ours[:fewer], theirs[:fewer], strict=True))
+    if any(a[0] == b[0] and a[1:3] != b[1:3] for a, b in pairs):
+        whys.append("a text stands in several places: attar gives the likeliest, the pipeline the first it met")
+    if all(a[0] == b[0] and abs(a[3] - b[3]) <= TOLERANCE for a, b in pairs) and whys:
+        return "; ".join(whys)
+    if near([row[3] for row in ours], [row[3] for row in theirs]):
+        gaps = np.abs(np.diff([row[3] for row in ours]))
+        if len(gaps) and gaps.min() <= TOLERANCE:
+            return "; ".join([*whys, "two candidates score the same to 1e-4"])
+    return "unexplained: answers differ"
+
+
+def _rows(found: Found) -> list[list[Any]]:
+    return [[*one, score] for one, score in zip(found["exact"], found["scores"], strict=True)]
+
+
+def _alike(ours: Sequence[Sequence[Any]], theirs: Sequence[Sequence[Any]]) -> bool:
+    return [r[:-1] for r in ours] == [r[:-1] for r in theirs] and near([r[-1] for r in ours], [r[-1] for r in theirs])
