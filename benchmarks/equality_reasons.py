@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attar.runtime.tasks.base import Task
-from attar.runtime.tokenizer import Text
+from attar.runtime.tokenizer import Text, well_formed
 
 TOLERANCE = 1e-4
 SHOWN = 160
@@ -34,7 +35,7 @@ class Case:
     def equal(self) -> bool:
         if "refused" in self.ours or "refused" in self.theirs:
             return "refused" in self.ours and "refused" in self.theirs
-        return same(self.ours, self.theirs)
+        return "failed" not in self.theirs and same(self.ours, self.theirs)
 
     def shown(self) -> str:
         return shortened(self.text)
@@ -46,7 +47,7 @@ class Case:
             if "refused" in one:
                 both.append(f"refuses: {one['refused']}")
             elif "refused" in other or not isinstance(one["exact"], list):
-                both.append(shortened([one["exact"], *one["scores"][:5]]))
+                both.append(shortened([one["exact"], max(one["scores"])]))
             else:
                 pairs = [[*_listed(e), s] for e, s in zip(one["exact"], _scores(one), strict=True)]
                 theirs = [[*_listed(e), s] for e, s in zip(other["exact"], _scores(other), strict=True)]
@@ -86,8 +87,13 @@ def same(a: Found, b: Found) -> bool:
 
 def reason(case: Case) -> str:
     """The reason for a difference, or `unexplained`."""
+    if "failed" in case.theirs and "refused" not in case.theirs and "refused" not in case.ours:
+        if not same(_well_formed(case.ours), case.theirs):
+            return "unexplained: differs from the pipeline's answer with U+FFFD for half a surrogate pair"
+        failed = case.theirs["failed"].partition(":")[0]
+        return f"half a surrogate pair: the pipeline fails ({failed}); given U+FFFD for it, it answers as attar does"
     if "refused" in case.theirs:
-        return f"the pipeline fails, attar answers: {case.theirs['refused'][:70]}"
+        return f"the pipeline fails, attar answers: {shortened(case.theirs['refused'])}"
     if "refused" in case.ours:
         return f"attar refuses it, the pipeline answers: it {case.ours['refused'].partition(';')[0]}"
     exact = case.ours["exact"], case.theirs["exact"]
@@ -97,6 +103,11 @@ def reason(case: Case) -> str:
         close = near(case.ours["scores"], case.theirs["scores"])
         return f"{'a tie' if close else 'unexplained'}: labels differ, scores {'do not' if close else 'too'}"
     return _answers(case) if case.task.kind == "question-answering" else _entities(case)
+
+
+def _well_formed(found: Found) -> Found:
+    """The answer as it would quote a text without halves of surrogate pairs."""
+    return {**found, "exact": json.loads(well_formed(json.dumps(found["exact"], ensure_ascii=False)))}
 
 
 def _entities(case: Case) -> str:

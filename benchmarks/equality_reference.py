@@ -3,13 +3,15 @@
 python benchmarks/equality_reference.py REQUEST.json ANSWERS.json
 
 The request holds the model folder, the task as attar.json has it, the texts, and which variants of the task to ask.
-An answer holds, for each column, what must be `exact`ly equal and its `scores`; or why the text was `refused`.
+An answer holds, for each column, what must be `exact`ly equal and its `scores`; or why the text was `refused`. Where a
+pipeline `failed` on half a surrogate pair, the answer is that to the text with U+FFFD in its place.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,6 +26,7 @@ from torch import Tensor
 Found = dict[str, Any]
 Ask = Callable[[Any], Found]
 Columns = dict[str, Ask]
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def remembered(model: Any) -> Any:
@@ -182,8 +185,16 @@ def asked(ask: Ask, text: Any) -> Found:
     try:
         return ask(text)
     except Exception as error:  # whatever a pipeline does with a hard text is a finding
-        message = (str(error).splitlines() or [""])[0]
-        return {"refused": f"{type(error).__name__}: {message[:150]}"}
+        failed = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    whole = well_formed(text) if isinstance(text, str) else [well_formed(part) for part in text]
+    if whole == text:
+        return {"refused": failed}
+    return asked(ask, whole) | {"failed": failed}
+
+
+def well_formed(text: str) -> str:
+    """The text with each half of a surrogate pair shown as U+FFFD, as attar reads it."""
+    return SURROGATE.sub("\ufffd", text)
 
 
 def main() -> None:

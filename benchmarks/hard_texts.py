@@ -25,7 +25,7 @@ HARD = {
     "flags": "🇯🇵🇧🇷 beat 🇫🇷; 🏴󠁧󠁢󠁥󠁮󠁧󠁿 lost to 🇺🇸",
     "skin tones and keycaps": "👍🏿👍🏻 press 1️⃣ or #️⃣ for ☎️",
     "combining marks": "Cafe\u0301 Zu\u0308rich: na\u0131\u0308ve re\u0301sume\u0301 of Sm\u0131th",
-    "marks in a heap": "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324\u031ea\u0349l\u0353g\u0321o\u0309",
+    "marks in a heap": "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324\u031ea\u0349l\u0353g\u0321",
     "mark alone": "\u0301",
     "marks first": "\u0301\u0302 after nothing",
     "composed accents": "Ångström, Łódź, Đặng Thị, Škoda, São Tomé",

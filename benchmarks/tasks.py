@@ -60,7 +60,8 @@ def confidence(report: dict[str, Any]) -> str | None:
         f"{known['ece']:.4f} after the temperature {known['temperature']:g} fitted on dev"
     )
     if known.get("auroc") is not None:
-        line += f"; AUROC against out-of-scope texts: student {known['auroc']:.2f}, teacher {known['auroc_teacher']:.2f}"
+        both = f"student {known['auroc']:.2f}, teacher {known['auroc_teacher']:.2f}"
+        line += f"; AUROC against texts of no class: {both}"
     return line + "."
 
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.trainers import WordPieceTrainer
 
 from attar.distill.encoder import Encoder
 from attar.distill.step import Context
@@ -27,8 +26,8 @@ from attar.runtime.tokenizer import Text, clean
 
 @dataclass(frozen=True)
 class Settings:
-    """`trim` keeps the pieces that training and unlabelled texts use at least `min_count` times; `train` learns `size`
-    new ones from these texts. `size` is also the most that trimming keeps, the most frequent first."""
+    """`trim` keeps the pieces that training and unlabelled texts use at least `min_count` times; `train` takes
+    their frequent words as pieces of their own. `size` is the most that either takes, the most frequent first."""
 
     how: Literal["trim", "train"] = "trim"
     size: int = 8000
@@ -48,11 +47,11 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
         raise SettingsError(f"a vocabulary of type {record['model']['type']} cannot be changed; WordPiece can")
     texts = list(_single(context.train.texts + context.unlabelled.texts))
     old: dict[str, int] = record["model"]["vocab"]
-    always = {token["content"] for token in record["added_tokens"]} | _characters(old, _prefix(record))
+    always = _specials(record, student.pad_id) | _characters(old, _prefix(record))
     if settings.how == "trim":
-        pieces = _used(student.tokenizer, texts, settings, always)
+        pieces = always | _used(student.tokenizer, texts, settings)
     else:
-        pieces = _trained(student.tokenizer, texts, settings, always)
+        pieces = always | _trained(student.tokenizer, texts, settings, old, _prefix(record))
     # In the old order, so that specials keep their places and the same texts give the same file.
     known = [piece for piece in sorted(old, key=old.__getitem__) if piece in pieces]
     vocab = {piece: i for i, piece in enumerate([*known, *sorted(pieces - old.keys())])}
@@ -75,6 +74,17 @@ def _prefix(record: dict[str, Any]) -> str:
     return str(record["model"]["continuing_subword_prefix"])
 
 
+def _specials(record: dict[str, Any], pad_id: int) -> set[str]:
+    """Tokens that the tokenizer itself puts in, wherever it names them."""
+    names = {token["content"] for token in record["added_tokens"]} | {record["model"]["unk_token"]}
+    names |= {name for name, id_ in record["model"]["vocab"].items() if id_ == pad_id}
+    post = record.get("post_processor") or {}
+    names |= {post[kind][0] for kind in ("cls", "sep") if isinstance(post.get(kind), list)}
+    for token in (post.get("special_tokens") or {}).values():
+        names.update(token["tokens"])
+    return names
+
+
 def _characters(vocab: Iterable[str], prefix: str) -> set[str]:
     """Single characters, at the start of a word and inside it."""
     return {piece for piece in vocab if len(piece.removeprefix(prefix)) == 1}
@@ -87,21 +97,34 @@ def _plain(source: bytes) -> Tokenizer:
     return tokenizer
 
 
-def _used(source: bytes, texts: list[str], settings: Settings, always: set[str]) -> set[str]:
+def _used(source: bytes, texts: list[str], settings: Settings) -> set[str]:
     tokenizer = _plain(source)
     counts: Counter[str] = Counter()
     for start in range(0, len(texts), 1000):
         for encoding in tokenizer.encode_batch(texts[start : start + 1000], add_special_tokens=False):
             counts.update(encoding.tokens)
     often = sorted((p for p, n in counts.items() if n >= settings.min_count), key=lambda p: (-counts[p], p))
-    return always | set(often[: settings.size])
+    return set(often[: settings.size])
 
 
-def _trained(source: bytes, texts: list[str], settings: Settings, always: set[str]) -> set[str]:
+def _trained(source: bytes, texts: list[str], settings: Settings, old: dict[str, int], prefix: str) -> set[str]:
+    """The most frequent words, whole, and the old pieces that the other words need.
+
+    Not the library's trainer: its ties depend on the order of a hash table, so two runs would give two students.
+    """
     tokenizer = _plain(source)
-    trainer = WordPieceTrainer(vocab_size=settings.size, min_frequency=2, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
-    return always | set(tokenizer.get_vocab())
+    words: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    counts: Counter[str] = Counter()
+    names = {i: piece for piece, i in old.items()}
+    for word, count in words.items():
+        if word in old or count >= max(2, settings.min_count):
+            counts[word] += count
+        else:
+            counts.update({names[i]: count for i in spelled(word, old, prefix)})
+    return {piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: settings.size]}
 
 
 def spelled(piece: str, vocab: dict[str, int], prefix: str) -> list[int]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from attar.runtime.errors import AttarError, ModelError
-from attar.runtime.tasks import task_class, task_of
+from attar.runtime.tasks import task_of
 from attar.runtime.tasks.base import Task
+from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks.embeddings import Embedding
+from attar.runtime.tasks.qa import QuestionAnswering
+from attar.runtime.tasks.regression import Regression
+from attar.runtime.tasks.tokens import TokenClassification
 
 TASK = "attar.json"
 """What config.json has no place for: the task with thresholds, stride, heads. Written by fine-tuning."""
@@ -79,32 +84,29 @@ def _task(architecture: str, config: Mapping[str, Any], length: int) -> Task:
     labels = [str(names[str(i)]) for i in range(len(names))] or ["LABEL_0", "LABEL_1"]
     problem = config.get("problem_type")
     if architecture.endswith("ForTokenClassification"):
-        record: dict[str, Any] = {
-            "kind": "token-classification",
-            "tags": labels,
-            "max_length": length,
-            "stride": min(32, length // 4),
-        }
-    elif architecture.endswith("ForQuestionAnswering"):
+        return TokenClassification(tuple(labels), length, min(32, length // 4))
+    if architecture.endswith("ForQuestionAnswering"):
         length = min(length, 384)
-        record = {"kind": "question-answering", "max_length": length, "stride": min(128, length // 3)}
-    elif architecture.endswith("ForSequenceClassification"):
-        record = {"kind": "text-classification", "labels": labels, "max_length": length}
+        return QuestionAnswering(length, min(128, length // 3))
+    if architecture.endswith("ForSequenceClassification"):
+        if problem == "multi_label_classification":
+            return TextClassification(tuple(labels), length, multi_label=True)
         if problem == "regression" or len(labels) == 1:
-            record = {"kind": "regression", "max_length": length}
-        elif problem == "multi_label_classification":
-            record["multi_label"] = True
-    else:
-        raise ModelError(
-            f"a {architecture} has no head that attar serves: fine-tune it first (attar run does), or give a "
-            f"sentence-transformers folder with {POOLING}"
-        )
-    return task_class(record["kind"]).from_json(record)
+            return Regression(length)
+        return TextClassification(tuple(labels), length)
+    raise ModelError(
+        f"a {architecture} has no head that attar serves: fine-tune it first (attar run does), or give a "
+        f"sentence-transformers folder with {POOLING}"
+    )
 
 
 def _embedding(folder: Path, config: Mapping[str, Any], length: int) -> Task:
     pooling = _json(folder / POOLING, "")
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+    known: dict[str, Literal["mean", "cls", "max"]] = {
+        "pooling_mode_mean_tokens": "mean",
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_max_tokens": "max",
+    }
     chosen = [ours for theirs, ours in known.items() if pooling.get(theirs)]
     other = [k for k, v in pooling.items() if k.startswith("pooling_mode_") and v is True and k not in known]
     if len(chosen) != 1 or other:
@@ -119,8 +121,7 @@ def _embedding(folder: Path, config: Mapping[str, Any], length: int) -> Task:
     if own.is_file():
         length = min(length, json.loads(own.read_text(encoding="utf-8")).get("max_seq_length") or length)
     width = pooling.get("word_embedding_dimension") or config.get("hidden_size") or config.get("dim")
-    record = {"kind": "embeddings", "dimensions": width, "pooling": chosen[0], "max_length": length}
-    return task_class("embeddings").from_json(record | {"normalise": not kinds or "Normalize" in kinds})
+    return Embedding(int(width or 0), length, chosen[0], normalise=not kinds or "Normalize" in kinds)
 
 
 def max_length(folder: Path, positions: int) -> int:

@@ -122,8 +122,12 @@ class TokenClassification(Task):
     def _quick(self, encoded: Encoded, windows: Windows, logits: Sequence[Floats]) -> list[Any]:
         """`answers` by words: for texts of one window without an array of their own, which would cost more than all."""
         flat = np.concatenate(logits)
-        best, highest = flat.argmax(axis=-1).tolist(), flat.max(axis=-1, keepdims=True)
-        scores = (1.0 / np.exp(flat - highest).sum(axis=-1)).tolist()
+        chosen = flat.argmax(axis=-1)
+        # Most tokens are no part of anything, and nobody asks for their scores.
+        asked = np.flatnonzero(chosen != self._outside)
+        sure = np.zeros(len(flat), dtype=np.float32)
+        sure[asked] = softmax(flat[asked]).max(axis=-1)
+        best, scores = chosen.tolist(), sure.tolist()
         texts, owners = cast(Sequence[str], encoded.texts), windows.owners
         found: list[Any] = []
         row, token = 0, 0

@@ -1,0 +1,64 @@
+"""The shipped recipes: each is valid and, where its data is at hand, can be started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from attar.distill.step import find
+from attar.pipeline.data import named_splits, read_data
+from attar.pipeline.recipe import Recipe, read_recipe
+from attar.pipeline.tasks import build
+from attar.runtime.errors import AssetError
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = {path.stem: read_recipe(path) for path in sorted((ROOT / "recipes").glob("*.toml"))}
+
+
+def sources(recipe: Recipe) -> list[str]:
+    """The files and assets that the recipe's [data] names."""
+    d = recipe.data
+    groups = [(x,) if isinstance(x, str) else x for x in (d.train, d.unlabelled, d.dev, d.test, d.outside)]
+    return [name for group in groups if isinstance(group, tuple) for name in group]
+
+
+def case(name: str) -> object:
+    assets = any(source.startswith("asset:") for source in sources(RECIPES[name]))
+    return pytest.param(name, marks=[pytest.mark.assets] if assets else [])
+
+
+def test_every_kind_of_task_has_a_recipe() -> None:
+    assert {recipe.task.kind for recipe in RECIPES.values()} == {
+        "text-classification", "regression", "token-classification", "question-answering", "embeddings", "multi-task",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_name_is_the_files_and_every_step_exists(name: str) -> None:
+    recipe = RECIPES[name]
+    assert recipe.name == name
+    assert recipe.steps
+    for step in recipe.steps:
+        assert isinstance(step.settings, find(step.use).Settings)
+
+
+@pytest.mark.parametrize("name", [case(name) for name in RECIPES])
+def test_its_data_reads_and_its_task_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # recipes name files from the project's root
+    recipe = RECIPES[name]
+    absent = [s for s in sources(recipe) if not s.startswith("asset:") and not Path(s).exists()]
+    if absent:
+        pytest.skip(f"the recipe needs {', '.join(absent)}, which is not here")
+    try:
+        data = read_data(recipe)
+    except AssetError as error:
+        pytest.skip(str(error))
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 384}))
+    task = build(recipe.task, data.splits.train, recipe.teacher.settings.max_length, tmp_path)
+    assert task.kind == recipe.task.kind
+    parts = named_splits(task, data.splits)
+    # Enough to measure a loss as small as a step may cost.
+    assert min(len(parts.train), len(parts.dev), len(parts.test)) >= 150
+    assert bool(data.unlabelled.texts) == (recipe.data.unlabelled is not None or recipe.data.crops > 0)
