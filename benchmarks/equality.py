@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from equality_reasons import TOLERANCE, Case, reason, same
+from equality_reasons import TOLERANCE, Case, reason
 from hard_texts import pairs, singles
 
 import attar
@@ -41,13 +41,15 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One column of answers, counted."""
+    """One column of answers, counted: equal, refused by both, failed in the pipeline alone, and what differs."""
 
     column: str
     texts: int
     equal: int
     refused: int
-    answers: int
+    failed: int
+    differ: int
+    scores: int
     difference: float
 
 
@@ -157,18 +159,16 @@ def theirs(python: str, folder: Path, task: Task, texts: Sequence[Text]) -> tupl
 
 
 def compared(cases: Sequence[Case]) -> Row:
-    """The counts of one column."""
+    """The counts of one column, and the largest difference of the scores of answers that are equal but for them."""
     both = [c for c in cases if "refused" not in c.ours and "refused" not in c.theirs]
     alike = [c for c in both if c.ours["exact"] == c.theirs["exact"]]
     gaps = [np.abs(np.subtract(c.ours["scores"], c.theirs["scores"])).max(initial=0.0) for c in alike]
-    return Row(
-        column=cases[0].column,
-        texts=len(cases),
-        equal=sum(same(c.ours, c.theirs) for c in both),
-        refused=sum("refused" in c.ours and "refused" in c.theirs for c in cases),
-        answers=sum(len(c.theirs["scores"]) for c in both),
-        difference=float(max(gaps, default=0.0)),
-    )
+    refused = len([c for c in cases if c.equal]) - len([c for c in both if c.equal])
+    failed = len([c for c in cases if not c.equal and c.failed])
+    equal = len([c for c in both if c.equal])
+    scores = sum(len(c.theirs["scores"]) for c in both)
+    differ = len(cases) - equal - refused - failed
+    return Row(cases[0].column, len(cases), equal, refused, failed, differ, scores, float(max(gaps, default=0.0)))
 
 
 def measured(folder: Path, python: str, files: Sequence[Path], count: int) -> tuple[dict[str, str], list[Case]]:
@@ -190,18 +190,23 @@ def measured(folder: Path, python: str, files: Sequence[Path], count: int) -> tu
 
 
 def show(rows: Sequence[Row], listed: Sequence[tuple[Case, str]]) -> None:
-    print(f"{'':34}{'texts':>7}{'equal':>7}{'refused':>9}{'differ':>8}{'scores':>9}{'largest difference':>20}")
+    """The table, how often each reason occurs, and every difference; of columns that share one, the first."""
+    print(f"{'':26}{'texts':>7}{'equal':>7}{'refused':>9}{'failed':>8}{'differ':>8}{'scores':>9}{'largest gap':>13}")
     for row in rows:
-        differ = row.texts - row.equal - row.refused
-        counts = f"{row.texts:7}{row.equal:7}{row.refused:9}{differ:8}{row.answers:9}"
-        print(f"{row.column[:33]:34}{counts}{row.difference:20.1e}")
-    print("\n`refused`: by both sides; the largest difference is that of scores of otherwise equal answers")
+        counts = f"{row.texts:7}{row.equal:7}{row.refused:9}{row.failed:8}{row.differ:8}{row.scores:9}"
+        print(f"{row.column[:25]:26}{counts}{row.difference:13.1e}")
+    print("refused: by both; failed: in the pipeline; largest gap: of the scores of otherwise equal answers")
     for (column, why), count in Counter((case.column, why) for case, why in listed).items():
         print(f"  {count:5}  {column}: {why}")
+    grouped: dict[tuple[int, str], list[Case]] = {}
     for case, why in listed:
-        print(f"\n{case.column}, text {case.number} ({case.origin}) {case.shown()}\n  why      {why}")
-        for side, answer in zip(("attar", "pipeline"), case.sides(), strict=True):
-            print(f"  {side:9}{answer}")
+        grouped.setdefault((case.number, why), []).append(case)
+    for (number, why), cases in sorted(grouped.items()):
+        first = cases[0]
+        print(f"\ntext {number} ({first.origin}) {first.shown()}")
+        print(f"  in        {', '.join(case.column for case in cases)}\n  why       {why}")
+        for side, answer in zip(("attar", "pipeline"), first.sides(), strict=True):
+            print(f"  {side:10}{answer}")
 
 
 def main() -> None:

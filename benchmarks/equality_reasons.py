@@ -37,6 +37,11 @@ class Case:
             return "refused" in self.ours and "refused" in self.theirs
         return "failed" not in self.theirs and same(self.ours, self.theirs)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the pipeline could not read a text that attar answers."""
+        return "refused" not in self.ours and ("refused" in self.theirs or "failed" in self.theirs)
+
     def shown(self) -> str:
         return shortened(self.text)
 

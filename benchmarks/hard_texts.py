@@ -79,16 +79,18 @@ HARD = {
     "half of everything": "".join(chr(c) for c in range(0x20, 0x3000, 7)),
 }
 SPLICES = 5
-"""How often each hard text goes into a real one."""
+"""How often each hard text goes into a real one; those of thousands of characters once."""
+LONG = 3_000
 
 
 def singles(real: Sequence[str], count: int, seed: int) -> list[Single]:
-    """`count` texts: each hard one alone, `SPLICES` times within a real one, and real ones; fewer if `real` ends."""
+    """`count` texts: each hard one alone and within real ones, and real ones; fewer if `real` ends."""
     rng = random.Random(seed)
     hard = HARD | {"three thousand words": _words(real, 3_000, rng)}
     found = [(f"hard: {name}", text) for name, text in hard.items()]
     for name, text in hard.items():
-        found += [(f"spliced: {name}", _spliced(rng.choice(real), text, rng)) for _ in range(SPLICES)]
+        times = SPLICES if len(text) < LONG else 1
+        found += [(f"spliced: {name}", _spliced(rng.choice(real), text, rng)) for _ in range(times)]
     drawn = rng.sample(list(real), min(len(real), max(0, count - len(found))))
     return (found + [("real", text) for text in drawn])[:count]
 
@@ -102,7 +104,7 @@ def pairs(real: Sequence[tuple[str, str]], count: int, seed: int) -> list[Pair]:
         first, second = rng.choice(real)
         found += [(f"hard first: {name}", (text, second)), (f"hard second: {name}", (first, text))]
         found.append((f"hard both: {name}", (text, text)))
-        for _ in range(SPLICES - 2):
+        for _ in range(SPLICES - 2 if len(text) < LONG else 1):
             first, second = rng.choice(real)
             found.append((f"spliced second: {name}", (first, _spliced(second, text, rng))))
         first, second = rng.choice(real)

@@ -1,7 +1,7 @@
 """The table of tasks in the README: runs the recipes (what is cached is not run again) and prints Markdown.
 
-    python benchmarks/tasks.py                          # every recipe of RECIPES, into build/NAME
-    python benchmarks/tasks.py snips wnut17 --out DIR
+python benchmarks/tasks.py                          # every recipe of RECIPES, into build/NAME
+python benchmarks/tasks.py snips wnut17 --out DIR
 """
 
 from __future__ import annotations

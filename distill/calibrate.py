@@ -33,7 +33,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a temperature or thresholds in the task."""
     task = student.task
     if not isinstance(task, TextClassification):
-        return student
+        return student.with_step("distill.calibrate", asdict(settings))
     encoded, outputs = context.outputs(student)
     logits = np.asarray(outputs["logits"])
     targets = np.asarray(task.targets(encoded, context.dev.labels or ())["logits"])

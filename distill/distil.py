@@ -61,8 +61,9 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
         raise SettingsError(f"match names {len(settings.match)} teacher layers, the student has {len(encoder.layers)}")
     taught = context.supervision(student, settings.match)
     seed_everything(settings.seed)
+    weight = settings.label_weight if context.train.labels else 0.0
     known = student.encode(context.train.texts)
-    labels = student.task.targets(known, context.train.labels or ())
+    labels = student.task.targets(known, context.train.labels or ()) if weight else {}
 
     def loss_of(chosen: list[int]) -> torch.Tensor:
         batch = taught.batch(chosen)
@@ -71,8 +72,8 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
         for mine, layer in zip(found.hidden, settings.match, strict=False):
             wanted, real = taught.states(layer, batch, mine.shape[1])
             loss = loss + settings.hidden_weight * hidden_states(mine, wanted, real)
-        if settings.label_weight:
-            loss = loss + settings.label_weight * label_loss(student, found, labels, batch, len(known.ids))
+        if weight:
+            loss = loss + weight * label_loss(student, found, labels, batch, len(known.ids))
         return loss
 
     encoder.words.requires_grad_(settings.train_words)

@@ -56,6 +56,10 @@ def local_folder(source: Path | str) -> Path:
 
 def finetune(base: Path | str, task: Task, data: Examples, settings: Settings, out: Path, progress: Progress) -> None:
     """Trains `base` on labelled texts and writes config.json, model.safetensors and the tokenizer to `out`."""
+    if data.labels is None:
+        raise DataError(
+            f"{data.source} has no labels to fine-tune with; give labels, or a teacher with fine_tuned = true"
+        )
     if len(data) < settings.batch_size:
         raise DataError(
             f"{data.source} has {len(data)} training examples, fewer than a batch of {settings.batch_size}; "

@@ -55,9 +55,7 @@ def corpus_arguments(parser: argparse.ArgumentParser) -> None:
 def column_arguments(parser: argparse.ArgumentParser) -> None:
     """The names of the columns of every data file."""
     parser.add_argument("--text-column", metavar="NAME", help="the text column of the data files")
-    parser.add_argument(
-        "--label-column", metavar="NAME", help="the label column; of several heads intent,tags"
-    )
+    parser.add_argument("--label-column", metavar="NAME", help="the label column; of several heads intent,tags")
 
 
 def corpus(args: argparse.Namespace, task: Task, recipe: Recipe | None) -> Corpus:

@@ -53,6 +53,9 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
         dev_size, test_size = (x if not isinstance(x, str) else y for x, y in ((d.dev, 0.1), (d.test, 0.2)))
         splits = split(everything, dev=dev_size, test=test_size, seed=d.seed)
     check_disjoint(splits)
+    if kind == "embeddings" and any(isinstance(text, tuple) for text in splits.train.texts):
+        singles = flattened(splits.train)
+        splits = replace(splits, train=remove_overlap(singles, flattened(splits.dev), flattened(splits.test)))
     extra = crops(splits.train, d.crops, d.seed)
     given = plain(d.unlabelled)
     extra = Examples(extra.texts + given.texts, None, given.source if given.texts else extra.source)
@@ -78,6 +81,14 @@ def read_for(
     return join_answers(found) if task.kind == "question-answering" and found.labels is not None else found
 
 
+def flattened(examples: Examples) -> Examples:
+    """Pairs as the single texts that an embedder learns to imitate its teacher on; single texts as they are."""
+    if all(isinstance(text, str) for text in examples.texts):
+        return examples
+    texts = dict.fromkeys(part for pair in examples.texts for part in ((pair,) if isinstance(pair, str) else pair))
+    return Examples(tuple(texts), None, examples.source)
+
+
 def concatenated(parts: Sequence[Examples]) -> Examples:
     """Several files as one."""
     labels = None if any(p.labels is None for p in parts) else tuple(x for p in parts for x in p.labels or ())
@@ -85,11 +96,13 @@ def concatenated(parts: Sequence[Examples]) -> Examples:
 
 
 def named_splits(task: Task, splits: Splits) -> Splits:
-    """The splits with labels in the task's own terms; `DataError` where a part has a label that training lacks."""
-    found = []
-    for part in (splits.train, splits.dev, splits.test):
-        found.append(named(part, task))
-    return replace(splits, train=found[0], dev=found[1], test=found[2])
+    """The splits with labels in the task's own terms; `DataError` where a part has a label that training lacks.
+
+    An embedder may be distilled on texts without labels; whatever is judged by needs them.
+    """
+    free = task.kind == "embeddings" and splits.train.labels is None
+    train = splits.train if free else named(splits.train, task)
+    return replace(splits, train=train, dev=named(splits.dev, task), test=named(splits.test, task))
 
 
 def named(examples: Examples, task: Task, source: str | None = None) -> Examples:

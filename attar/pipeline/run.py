@@ -70,7 +70,9 @@ class Run:
         if spec.fine_tuned and self.recipe.task.kind != "embeddings":
             task = cut_at(Student.load(self.base), spec.settings.max_length).task
             return fitting(task, self.data.splits.train.texts)
-        return build(self.recipe.task, self.data.splits.train, spec.settings.max_length, self.base)
+        return build(
+            self.recipe.task, self.data.splits.train, spec.settings.max_length, self.base, self.data.splits.dev
+        )
 
     def __call__(self) -> Report:
         """Runs every stage that is not cached; the report. `GateError` where the gate was not passed."""

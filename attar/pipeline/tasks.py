@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from attar.distill.checkpoint import read_config
 from attar.runtime.data import Examples
@@ -17,7 +17,7 @@ from attar.runtime.tasks.embeddings import Embedding
 from attar.runtime.tasks.multi import PARTS, MultiTask
 from attar.runtime.tasks.qa import QuestionAnswering
 from attar.runtime.tasks.regression import Regression
-from attar.runtime.tasks.spans import tags_of
+from attar.runtime.tasks.spans import Scheme, tags_of
 from attar.runtime.tasks.tokens import TokenClassification
 from attar.runtime.tokenizer import Text
 
@@ -62,8 +62,8 @@ def parse_task(record: Mapping[str, Any]) -> TaskSettings:
     if kind not in KINDS:
         raise SettingsError(f"[task] kind {kind!r} is unknown; known: {', '.join(KINDS)}")
     options = {k: v for k, v in record.items() if k not in ("kind", "heads")}
-    _check(kind, [*options, *(["heads"] if "heads" in record else [])], "[task]")
     heads = record.get("heads", {})
+    _check(kind, {**options, **({"heads": heads} if heads else {})}, "[task]")
     if kind == "multi-task" and (not isinstance(heads, Mapping) or len(heads) < 2):
         raise SettingsError(
             '[task] of kind multi-task needs at least two tables like [task.heads.intent] with a "kind"'
@@ -77,26 +77,33 @@ def _head(name: str, record: Mapping[str, Any]) -> HeadSettings:
     if kind not in PARTS:
         raise SettingsError(f"{where} needs a kind; known: {', '.join(PARTS)}")
     options = {k: v for k, v in record.items() if k not in ("kind", "column")}
-    _check(kind, list(options), where)
+    _check(kind, options, where)
     return HeadSettings(name, kind, str(record.get("column", name)), options)
 
 
-def _check(kind: str, given: Sequence[str], where: str) -> None:
+def _check(kind: str, options: Mapping[str, Any], where: str) -> None:
+    given = list(options)
+    if options.get("scheme", "BIO") not in get_args(Scheme):
+        raise SettingsError(f"{where} scheme {options['scheme']!r} is unknown; known: {', '.join(get_args(Scheme))}")
     for key in given:
         if key not in OPTIONS[kind]:
             known = ", ".join(("kind", *OPTIONS[kind]))
             raise SettingsError(f"{where} of kind {kind} has no setting {key!r}; known: {known}")
 
 
-def build(settings: TaskSettings, train: Examples, max_length: int, base: Path) -> Task:
-    """The task, with its labels from the training data; `base` is the folder of the encoder to be fine-tuned."""
+def build(settings: TaskSettings, train: Examples, max_length: int, base: Path, dev: Examples | None = None) -> Task:
+    """The task, with its labels from the training data; `base` is the folder of the encoder to be fine-tuned.
+
+    What an embedder is judged by depends on `dev`: it may learn from texts without any label.
+    """
     if settings.kind == "multi-task":
         parts = []
         for place, head in enumerate(settings.heads):
             column = [label[place] for label in train.labels or ()]
             parts.append((head.name, _single(head.kind, head.options, train.texts, column, max_length, base)))
         return MultiTask(tuple(parts), max_length)
-    return _single(settings.kind, settings.options, train.texts, train.labels or (), max_length, base)
+    judged = dev if dev is not None and settings.kind == "embeddings" else train
+    return _single(settings.kind, settings.options, judged.texts, judged.labels or (), max_length, base)
 
 
 def _single(

@@ -10,7 +10,8 @@ from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tokenizer import Text
 
-_NON_WORD = re.compile(r"\W+")
+# A blank stays a blank, so only other characters need a look.
+_NON_WORD = re.compile(r"[^\w ]+")
 
 
 @dataclass(frozen=True)

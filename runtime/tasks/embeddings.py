@@ -95,7 +95,7 @@ class Embedding(Task):
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        return (Head("embedding", self.dimensions, READS[self.pooling], "vector", unit=self.normalise),)
+        return (Head("sentence_embedding", self.dimensions, READS[self.pooling], "vector", unit=self.normalise),)
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class Embedding(Task):
 
     def answers(self, encoded: Encoded, outputs: Outputs) -> list[Any]:
         """A `Vector` a text, from vectors (N, dimensions)."""
-        vectors: Floats = np.asarray(outputs["embedding"])
+        vectors: Floats = np.asarray(outputs["sentence_embedding"])
         if 0 < self.truncate < self.dimensions:
             # A copy: a view would keep the full width in memory.
             kept = vectors[:, : self.truncate].copy()
@@ -119,7 +119,7 @@ class Embedding(Task):
 
     def targets(self, encoded: Encoded, labels: Sequence[Any]) -> Targets:
         """Class ids int64 (N,): equal for equal labels, numbered in their sorted order within this call."""
-        return {"embedding": _ids(_classes(labels))}
+        return {"sentence_embedding": _ids(_classes(labels))}
 
     def named(self, labels: Sequence[Any], texts: Sequence[Text]) -> tuple[Any, ...]:
         """For pairs of texts finite floats, how similar they are; for single texts the names of their classes."""

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from attar.distill.finetune import load_classifier
+from attar.distill.huggingface import load_transformers
 from attar.distill.student import Student
 from attar.runtime.errors import ModelError
+from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tokenizer import pad
 from tests.models import EDGE_TEXTS, FAMILIES, LABELS, MAX_LENGTH, make_checkpoint, make_student, sentences
+
+
+def reference(folder: Path) -> Any:
+    """The same classifier in transformers."""
+    return load_transformers("text-classification", folder, {}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +38,19 @@ def folder(bert: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / family, family, layers=3)
-    reference = load_classifier(source).eval()
+    model = reference(source)
     student = Student.load(source)
-    assert student.task.labels == LABELS
-    assert student.task.max_length == MAX_LENGTH
+    assert student.task == TextClassification(LABELS, MAX_LENGTH)
     texts = [*sentences(12).texts, *EDGE_TEXTS]
-    rows = student.tokens(texts)
+    rows = student.encode(texts).ids
     assert max(map(len, rows)) == MAX_LENGTH
     for chosen in ([0], [1, 2, 3], list(range(len(rows))), [rows.index(max(rows, key=len))]):
         # Wider than the longest row, where there is room: padding must not matter.
         width = min(MAX_LENGTH, max(len(rows[i]) for i in chosen) + 5)
         ids, mask = (torch.from_numpy(a) for a in pad([rows[i] for i in chosen], student.pad_id, width))
         with torch.no_grad():
-            golden = reference(ids, attention_mask=mask).logits
-            found = student.encoder(ids, mask).logits
+            golden = model(ids, attention_mask=mask).logits
+            found = student.encoder(ids, mask).heads["logits"]
         assert golden.abs().max() > 0.1  # a comparison of zeros would prove nothing
         assert (found - golden).abs().max() < 1e-5
 
@@ -54,16 +60,16 @@ def test_positions_start_behind_the_padding_token(family: str, tmp_path: Path) -
     source = make_checkpoint(tmp_path / family, family, pad_token_id=0)
     ids, mask = torch.tensor([[2, 9, 10, 3]]), torch.ones(1, 4, dtype=torch.int64)
     with torch.no_grad():
-        golden = load_classifier(source).eval()(ids, attention_mask=mask).logits
-        found = Student.load(source).encoder(ids, mask).logits
+        golden = reference(source)(ids, attention_mask=mask).logits
+        found = Student.load(source).encoder(ids, mask).heads["logits"]
     assert (found - golden).abs().max() < 1e-5
 
 
 def test_hidden_states_equal_transformers(bert: Path) -> None:
-    student, reference = Student.load(bert), load_classifier(bert).eval()
-    ids, mask = (torch.from_numpy(a) for a in pad(student.tokens(sentences(5).texts), student.pad_id))
+    student = Student.load(bert)
+    ids, mask = (torch.from_numpy(a) for a in pad(student.encode(sentences(5).texts).ids, student.pad_id))
     with torch.no_grad():
-        golden = reference(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1:]
+        golden = reference(bert)(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1:]
         found = student.encoder(ids, mask).hidden
     assert [h.shape[1] for h in found] == [ids.shape[1], 1]  # the head reads one row of the last layer
     for ours, theirs in zip(found, golden, strict=True):
@@ -141,11 +147,11 @@ def test_config_that_is_not_json(folder: Path) -> None:
         Student.load(folder)
 
 
-def test_no_classification_head(folder: Path) -> None:
+def test_no_head(folder: Path) -> None:
     from transformers import AutoModel
 
     AutoModel.from_pretrained(folder).save_pretrained(folder)
-    with pytest.raises(ModelError, match="has no classification head: fine-tune it first"):
+    with pytest.raises(ModelError, match=r"copy: a BertModel has no head that attar serves: fine-tune it first"):
         Student.load(folder)
 
 

@@ -20,15 +20,20 @@ from attar.distill.methods.hidden_states import hidden_states
 from attar.distill.methods.soft_targets import soft_targets
 from attar.distill.step import Context, settings_of
 from attar.distill.student import Student
-from attar.distill.teacher import Targets, Teacher
+from attar.distill.supervision import Supervision, supervise
+from attar.distill.teacher import Teacher
 from attar.distill.trainer import Schedule, TrainingError, bucketed, train
 from attar.runtime.bench.paired import Ratio
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, ModelError, SettingsError
+from attar.runtime.tasks.base import Outputs
+from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tokenizer import Encoded
 from tests.models import LABELS, MAX_LENGTH, make_checkpoint, quiet, sentences
 
 TRAIN, HELD_OUT = sentences(320, seed=1), sentences(100, seed=2)
 NO_TEXTS = Examples((), None, "nothing")
+TASK = TextClassification(LABELS, MAX_LENGTH)
 SETTINGS = finetune.Settings(epochs=6, batch_size=16, learning_rate=3e-3, max_length=MAX_LENGTH)
 
 
@@ -86,7 +91,7 @@ def test_train_stops_at_nan_and_names_the_step() -> None:
         return weight.sum() * (float("nan") if len(calls) == 3 else 1.0)
 
     with pytest.raises(TrainingError, match="the loss became nan at step 3 of 5; lower learning_rate"):
-        train([weight], [1] * 10, loss_of, Schedule(1, 2, 1e-3), quiet)
+        train(iter([weight]), [1] * 10, loss_of, Schedule(1, 2, 1e-3), quiet)
     assert len(calls) == 3
     assert torch.isfinite(weight).all()
 
@@ -98,7 +103,7 @@ def test_train_takes_the_steps_it_says() -> None:
         seen.extend(chosen)
         return weight.square().sum()
 
-    final = train([weight], [1, 2, 3], loss_of, Schedule(2, 2, 1e-2), lambda f, line: told.append(f))
+    final = train(iter([weight]), [1, 2, 3], loss_of, Schedule(2, 2, 1e-2), lambda f, line: told.append(f))
     assert sorted(seen) == [0, 0, 1, 1, 2, 2]
     assert told[-1] == 1.0
     assert 0 < weight.item() < 1
@@ -116,19 +121,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(base: Path) -> Path:
     out = base.with_name("teacher")
-    finetune.finetune(base, TRAIN, SETTINGS, out, quiet)
+    finetune.finetune(base, TASK, TRAIN, SETTINGS, out, quiet)
     return out
 
 
 def accuracy(student: Student, data: Examples) -> float:
-    right = student.task.correct(student.logits(data.texts).numpy(), student.task.ids(data.labels or ()))
-    return 100 * float(right.mean())
+    return 100 * float(student.task.statistics(student.answer, data.texts, data.labels or ())["accuracy"].mean())
 
 
 def test_finetuning_learns(base: Path, teacher: Path) -> None:
     student = Student.load(teacher)
-    assert student.task.labels == LABELS
-    assert student.task.max_length == MAX_LENGTH
+    assert student.task == TASK
     assert student.tokenizer == (base / "tokenizer.json").read_bytes()
     assert accuracy(student, HELD_OUT) > 85
     assert accuracy(Student.load(base), HELD_OUT) < 75
@@ -138,7 +141,7 @@ def test_finetuning_learns(base: Path, teacher: Path) -> None:
 def test_same_seed_gives_the_same_weights(base: Path, tmp_path: Path) -> None:
     short = replace(SETTINGS, epochs=0.5)
     for name, settings in (("a", short), ("b", short), ("c", replace(short, seed=1))):
-        finetune.finetune(base, TRAIN, settings, tmp_path / name, quiet)
+        finetune.finetune(base, TASK, TRAIN, settings, tmp_path / name, quiet)
     a, b, c = (Student.load(tmp_path / name).digest() for name in "abc")
     assert a == b
     assert a != c
@@ -147,7 +150,7 @@ def test_same_seed_gives_the_same_weights(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 def test_frozen_layers_stay(family: str, tmp_path: Path) -> None:
     base = make_checkpoint(tmp_path / "base", family)
-    finetune.finetune(base, TRAIN, replace(SETTINGS, epochs=0.1, freeze_layers=1), tmp_path / "out", quiet)
+    finetune.finetune(base, TASK, TRAIN, replace(SETTINGS, epochs=0.1, freeze_layers=1), tmp_path / "out", quiet)
     before, after = (Student.load(tmp_path / n).encoder.state_dict() for n in ("base", "out"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
@@ -155,30 +158,28 @@ def test_frozen_layers_stay(family: str, tmp_path: Path) -> None:
     assert [n for n in changed if n.startswith("layers.1.")]
 
 
-def test_one_class_is_refused(base: Path, tmp_path: Path) -> None:
-    data = Examples(TRAIN.texts[:40], ("positive",) * 40, "one.csv")
-    with pytest.raises(DataError, match=r"one\.csv has 1 label\(s\)"):
-        finetune.finetune(base, data, SETTINGS, tmp_path / "out", quiet)
-    assert list(tmp_path.iterdir()) == []
+def test_one_class_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the data has 1 label\(s\); a classifier needs examples of at least two"):
+        TextClassification.from_labels(("positive",) * 40, TRAIN.texts[:40], MAX_LENGTH)
 
 
 def test_fewer_examples_than_a_batch_is_refused(base: Path, tmp_path: Path) -> None:
     data = Examples(TRAIN.texts[:15], (TRAIN.labels or ())[:15], "few.csv")
     with pytest.raises(DataError, match=r"few\.csv has 15 training examples, fewer than a batch of 16"):
-        finetune.finetune(base, data, SETTINGS, tmp_path / "out", quiet)
+        finetune.finetune(base, TASK, data, SETTINGS, tmp_path / "out", quiet)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_diverging_training_leaves_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda x, y: x.sum() * float("inf"))
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda x, y, **_: x.sum() * float("inf"))
     with pytest.raises(TrainingError, match="at step 1 of"):
-        finetune.finetune(base, TRAIN, SETTINGS, tmp_path / "out", quiet)
+        finetune.finetune(base, TASK, TRAIN, SETTINGS, tmp_path / "out", quiet)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_base_that_cannot_be_found(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model folder at .*nowhere"):
-        finetune.finetune(tmp_path / "nowhere", TRAIN, SETTINGS, tmp_path / "out", quiet)
+        finetune.finetune(tmp_path / "nowhere", TASK, TRAIN, SETTINGS, tmp_path / "out", quiet)
 
 
 # --- distillation -------------------------------------------------------------------------------------------------
@@ -186,13 +187,20 @@ def test_base_that_cannot_be_found(tmp_path: Path) -> None:
 
 def context(folder: Path, cache: Path, unlabelled: Examples = NO_TEXTS) -> Context:
     """Targets by the teacher itself, kept in `cache`."""
+    tokenizer = (folder / "tokenizer.json").read_bytes()
 
-    def targets(layers: Sequence[int]) -> Targets:
-        return Teacher(folder, MAX_LENGTH).targets(TRAIN.texts + unlabelled.texts, layers, cache, quiet)
+    def supervision(student: Student, layers: Sequence[int]) -> Supervision:
+        texts = TRAIN.texts + unlabelled.texts
+        targets = Teacher(folder, student.task).targets(texts, layers, cache, quiet)
+        return supervise(student, tokenizer, targets, texts)
+
+    def outputs(student: Student) -> tuple[Encoded, Outputs]:
+        encoded = student.encode(HELD_OUT.texts)
+        return encoded, student.outputs(encoded)
 
     return Context(
-        TRAIN, unlabelled, HELD_OUT, targets, lambda a, b: Ratio(1.5, 1.4, 1.6, 5),
-        lambda s: accuracy(s, HELD_OUT), folder, quiet,
+        TRAIN, unlabelled, HELD_OUT, supervision, lambda a, b: Ratio(1.5, 1.4, 1.6, 5),
+        lambda s: accuracy(s, HELD_OUT), outputs, folder, quiet,
     )  # fmt: skip
 
 
@@ -249,22 +257,27 @@ def test_match_of_another_length(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_targets_are_what_the_teacher_says(teacher: Path, tmp_path: Path) -> None:
-    asked, texts = Teacher(teacher, MAX_LENGTH), [*HELD_OUT.texts[:20], "", "a " * 200]
+    asked, texts = Teacher(teacher, TASK), [*HELD_OUT.texts[:20], "", "a " * 200]
     found = asked.targets(texts, (1, 3), tmp_path / "cache", quiet)
     student = Student.load(teacher)
-    assert found.rows == student.tokens(texts)
+    rows = found.encoded.ids
+    assert rows == student.encode(texts).ids
+    assert found.starts.tolist() == [0, *np.cumsum([len(r) for r in rows]).tolist()]
     exact = student.logits(texts).numpy()
-    assert np.abs(asked.logits(texts) - exact).max() < 1e-5
-    assert np.abs(found.logits - exact).max() < 0.1  # bf16 passes, where the processor has them
+    assert np.abs(np.asarray(asked.outputs(found.encoded)["logits"]) - exact).max() < 1e-5
+    assert np.abs(found.heads["logits"] - exact).max() < 0.1  # bf16 passes, where the processor has them
+    taught = supervise(student, student.tokenizer, found, texts)
     for i in (0, 20, 21):
-        ids = torch.tensor([found.rows[i]])
+        batch = taught.batch([i])
         with torch.no_grad():
-            golden = student.encoder(ids, torch.ones_like(ids)).hidden
-        kept = found.states(1, [i], ids.shape[1])[0].float()
-        assert (kept - golden[0][0]).abs().max() < 0.1
-        assert (found.states(3, [i], 1)[0].float() - golden[-1][0]).abs().max() < 0.1
-    padded = found.states(1, [20, 0], 40)
+            golden = student.encoder(*batch.inputs).hidden
+        kept, known = taught.states(1, batch, len(rows[i]))
+        assert (kept.float() - golden[0]).abs().max() < 0.1
+        assert known.tolist() == [[1] * len(rows[i])]
+        assert (taught.states(3, batch, 1)[0].float() - golden[-1]).abs().max() < 0.1
+    padded, known = taught.states(1, taught.batch([20, 0]), 40)
     assert padded.shape == (2, 40, 32)
-    assert padded[0, len(found.rows[20]) :].abs().max() == 0
+    assert padded[0, len(rows[20]) :].abs().max() == 0
+    assert known.sum(1).tolist() == [len(rows[20]), len(rows[0])]
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
     assert asdict(SETTINGS)["max_length"] == MAX_LENGTH

@@ -66,7 +66,7 @@ def test_an_unknown_part_lists_the_known_ones(tmp_path: Path) -> None:
         ratings(tmp_path, "valid")
     with pytest.raises(AssetError, match=r"no data 'asset:vader-ratings/valid'.*ratings/train.*/dev.*/test"):
         resolve_data("asset:vader-ratings/valid", kind="regression")
-    with pytest.raises(AssetError, match="no data 'asset:vader-ratings'.*asset:vader-ratings/train"):
+    with pytest.raises(AssetError, match=r"no data 'asset:vader-ratings'.*asset:vader-ratings/train"):
         resolve_data("asset:vader-ratings", kind="regression")
 
 

@@ -56,12 +56,12 @@ def test_regression_knows_mean_and_deviation(base: Path) -> None:
 def test_tags_are_those_of_the_data(base: Path) -> None:
     task = made(base, {"kind": "token-classification"}, TEXTS, SPANS)
     assert isinstance(task, TokenClassification)
-    assert set(task.labels) == {"O", "B-city", "I-city"}
+    assert task.tags == ("O", "B-city", "I-city")
     assert (task.max_length, task.stride) == (64, 16)
     other = {"kind": "token-classification", "scheme": "BIOES", "stride": 4, "aggregation": "simple"}
     task = made(base, other, TEXTS, SPANS)
     assert isinstance(task, TokenClassification)
-    assert set(task.labels) == {"O", "B-city", "I-city", "E-city", "S-city"}
+    assert task.tags == ("O", "B-city", "I-city", "E-city", "S-city")
     assert (task.stride, task.aggregation) == (4, "simple")
 
 
@@ -106,7 +106,7 @@ def test_embeddings_are_as_wide_as_the_encoder(base: Path) -> None:
 def test_heads_read_their_own_column_of_the_labels(base: Path) -> None:
     heads = {
         "intent": {"kind": "text-classification"},
-        "slots": {"kind": "token-classification", "column": "tags", "scheme": "IO"},
+        "slots": {"kind": "token-classification", "column": "tags", "scheme": "plain"},
         "mood": {"kind": "regression", "column": "rating"},
     }
     table = {"kind": "multi-task", "heads": heads}
@@ -120,7 +120,7 @@ def test_heads_read_their_own_column_of_the_labels(base: Path) -> None:
     parts = dict(task.parts)
     assert list(parts) == ["intent", "slots", "mood"]
     assert parts["intent"] == TextClassification(("go", "stay"), 64)
-    assert isinstance(parts["slots"], TokenClassification) and set(parts["slots"].labels) == {"O", "I-city"}
+    assert isinstance(parts["slots"], TokenClassification) and parts["slots"].tags == ("O", "city")
     assert isinstance(parts["mood"], Regression) and parts["mood"].mean == 3.0
 
 

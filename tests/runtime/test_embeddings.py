@@ -36,7 +36,7 @@ def vector(*values: float) -> Vector:
 
 def answered(task: Embedding, vectors: Any) -> list[Vector]:
     array = np.array(vectors, dtype=np.float32)
-    return task.answers(rows(len(array)), {"embedding": array})
+    return task.answers(rows(len(array)), {"sentence_embedding": array})
 
 
 def test_vectors_are_shortened_and_normalised_again() -> None:
@@ -58,7 +58,7 @@ def test_a_shortened_vector_has_length_1(vectors: np.ndarray, keep: int) -> None
 
 
 def test_an_answer_says_that_its_text_was_cut() -> None:
-    found = Embedding(2).answers(rows(1, cut=True), {"embedding": np.ones((1, 2), dtype=np.float32)})[0]
+    found = Embedding(2).answers(rows(1, cut=True), {"sentence_embedding": np.ones((1, 2), dtype=np.float32)})[0]
     assert found.truncated and repr(found) == "Vector([1.000, 1.000], 2 dimensions, truncated=True)"
     assert repr(vector(0.1, 0.2, -0.3, 0.4)) == "Vector([0.100, 0.200, -0.300, ...], 4 dimensions)"
 
@@ -93,7 +93,7 @@ def test_similarity_is_the_cosine_and_never_beyond_1(a: np.ndarray, b: np.ndarra
 
 def test_heads_and_gate() -> None:
     reads = [Embedding(4, pooling=p).heads for p in ("mean", "cls", "max")]
-    assert reads == [(Head("embedding", 4, r, "vector"),) for r in ("mean", "first", "max")]
+    assert reads == [(Head("sentence_embedding", 4, r, "vector"),) for r in ("mean", "first", "max")]
     assert Embedding(4, truncate=2).heads[0].outputs == 4
     assert Embedding(4).gates == ("recall@1",)
     assert Embedding(4, judged_by="Spearman").gates == ("Spearman",)
@@ -111,7 +111,7 @@ def test_the_prompt_goes_before_every_text() -> None:
 
 
 def test_targets_are_equal_for_equal_labels() -> None:
-    found = Embedding(4).targets(rows(4), ["dog", "cat", "dog", "eel"])["embedding"]
+    found = Embedding(4).targets(rows(4), ["dog", "cat", "dog", "eel"])["sentence_embedding"]
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, [1, 0, 1, 2])
     with pytest.raises(DataError, match="scores of pairs are for evaluation; for fine-tuning give single texts"):
