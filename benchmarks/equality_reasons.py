@@ -52,7 +52,7 @@ class Case:
             if "refused" in one:
                 both.append(f"refuses: {one['refused']}")
             elif "refused" in other or not isinstance(one["exact"], list):
-                both.append(shortened([one["exact"], max(one["scores"])]))
+                both.append(shortened([one["exact"], max(one["scores"], default=None)]))
             else:
                 pairs = [[*_listed(e), s] for e, s in zip(one["exact"], _scores(one), strict=True)]
                 theirs = [[*_listed(e), s] for e, s in zip(other["exact"], _scores(other), strict=True)]

@@ -53,7 +53,10 @@ def load(class_name: str, folder: str, **options: Any) -> Any:
 
 
 def tokenizer_of(folder: str, task: Mapping[str, Any]) -> Any:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except ValueError:  # a class that only transformers 5 has, saved by it
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.model_max_length = task["max_length"]
     return tokenizer
 

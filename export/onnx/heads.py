@@ -20,7 +20,7 @@ def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only:
     Its output has the head's name; returns that output's shape.
     """
     base = f"heads.{shape.name}"
-    found = _read(graph, shape.reads, x, first_only)
+    found = _read(graph, shape.reads, x, first_only, state["words.weight"].shape[1])
     if shape.dense:
         kind = {"tanh": "Tanh", "relu": "Relu"}.get(shape.activation)
         dense = _linear(graph, state, f"{base}.dense", found, f"{base}.dense", shape.reads)
@@ -45,8 +45,8 @@ def _linear(graph: Graph, state: State, module: str, x: str, name: str, reads: s
     return graph.op("Gemm", [x, graph.weight(f"{module}.weight", weight), bias], name, transB=1)
 
 
-def _read(graph: Graph, reads: str, x: str, first_only: bool) -> str:
-    """The states that a head reads: (B, H), or all of them (B, T, H)."""
+def _read(graph: Graph, reads: str, x: str, first_only: bool, width: int) -> str:
+    """The states that a head reads: (B, H), or all of them (B, T, H); `width` is H."""
     axis = graph.weight("axis_1", np.array([1]))
     if reads == "tokens":
         return x
@@ -55,13 +55,29 @@ def _read(graph: Graph, reads: str, x: str, first_only: bool) -> str:
             bounds = [graph.weight("zero", np.array([0])), graph.weight("one", np.array([1])), axis]
             x = graph.once("Slice", [x, *bounds], "first_row")
         return graph.once("Squeeze", [x, axis], "first_token")
+    if reads == "mean":
+        return _mean(graph, x, width)
     mask = graph.once("Cast", ["attention_mask"], "mask_float", to=1)
     wide = graph.once("Unsqueeze", [mask, graph.weight("axis_2", np.array([2]))], "mask_wide")
-    if reads == "mean":
-        total = graph.once("ReduceSum", [graph.once("Mul", [x, wide], "masked"), axis], "masked_sum", keepdims=0)
-        count = graph.once("ReduceSum", [mask, axis], "mask_sum", keepdims=1)
-        safe = graph.once("Max", [count, graph.weight("tiny_count", np.array(1e-9, np.float32))], "mask_count")
-        return graph.once("Div", [total, safe], "mean_state")
     hidden = graph.once("Sub", [wide, graph.weight("unit", np.array(1, np.float32))], "mask_hidden")
     far = graph.once("Mul", [hidden, graph.weight("far", np.array(1e9, np.float32))], "mask_far")
     return graph.once("ReduceMax", [graph.once("Add", [x, far], "unmasked")], "max_state", axes=[1], keepdims=0)
+
+
+def _mean(graph: Graph, x: str, width: int) -> str:
+    """The mean over the tokens that are there: x (B, T, H) -> (B, H).
+
+    By attention in which every token counts the same: the engine's sums of ReduceSum and MatMul depend on how many texts
+    and threads there are and on the padding, those of attention do not. Twice the same row, as in the last layer.
+    """
+    bounds = [graph.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]
+    first = graph.once("Slice", [x, *bounds], "first_row")
+    nothing = graph.weight("nothing", np.array(0, np.float32))
+    query = graph.once("Mul", [graph.once("Concat", [first, first], "first_twice", axis=1), nothing], "mean_query")
+    mask = graph.once("Cast", ["attention_mask"], "key_mask", to=6)
+    size = next(d for d in range(min(64, width), 0, -1) if width % d == 0)
+    twice = graph.once(
+        "MultiHeadAttention", [query, x, x, "", mask], "mean_twice",
+        domain=MICROSOFT, num_heads=width // size, mask_filter_value=-1e4,
+    )  # fmt: skip
+    return graph.once("Squeeze", [graph.once("Slice", [twice, *bounds], "mean_row"), bounds[2]], "mean_state")

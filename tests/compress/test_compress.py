@@ -18,6 +18,8 @@ from attar.compress.quantize.int8 import best_scale, calibrate, shared
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.statistics import matrices, observe, refit, second_moments, taylor_importance
 from attar.distill.student import Student
+from attar.distill.supervision import supervise
+from attar.distill.teacher import Targets
 from attar.export.onnx.lower import quantize_columns
 from attar.runtime.errors import SettingsError
 from tests.models import make_student, sentences
@@ -108,8 +110,11 @@ def test_importance_finds_the_silent_units(student: Student) -> None:
     with torch.no_grad():
         silent.encoder.layers[1].output.weight[:, 8:16] = 0
         silent.encoder.layers[0].ffn_out.weight[:, 5] = 0
-    targets = torch.randn(len(TEXTS), 2, generator=torch.Generator().manual_seed(0))
-    found = taylor_importance(silent, TEXTS, targets)
+    logits = torch.randn(len(TEXTS), 2, generator=torch.Generator().manual_seed(0)).numpy()
+    encoded = silent.encode(TEXTS)
+    starts = np.cumsum([0, *map(len, encoded.ids)])
+    taught = supervise(silent, silent.tokenizer, Targets(encoded, starts, {"logits": logits}, {}), TEXTS)
+    found = taylor_importance(taught, len(TEXTS))
     assert [(len(m.heads), len(m.ffn)) for m in found] == [(4, 64)] * 3
     assert found[1].heads[1] == 0 and found[0].ffn[5] == 0
     assert found[1].heads[[0, 2, 3]].min() > 0 and found[2].ffn.min() >= 0
@@ -169,7 +174,7 @@ def test_second_moments_ignore_padding(student: Student) -> None:
         observe(student, [text], see)
     for name, found in together.items():
         assert (found - sums[name] / total[name]).abs().max() < 1e-4 * found.abs().max()
-    assert total["layers.0.query"] == sum(map(len, student.tokens(TEXTS)))
+    assert total["layers.0.query"] == sum(map(len, student.encode(TEXTS).ids))
     assert total["layers.2.query"] == len(TEXTS)  # the last layer computes the first row only
     assert all(not m._forward_pre_hooks for m in student.encoder.modules())
 

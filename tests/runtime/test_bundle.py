@@ -148,7 +148,7 @@ def test_manifest_that_lists_too_little(name: str, bundle: Path) -> None:
 def test_golden_inputs_are_replayed(bundle: Path) -> None:
     path = bundle / "golden.json"
     record = json.loads(path.read_text())
-    record["scores"][0] = record["scores"][0][::-1]
+    record["outputs"][0]["logits"][0] = record["outputs"][0]["logits"][0][::-1]
     data = json.dumps(record).encode()
     path.write_bytes(data)
     entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}

@@ -131,10 +131,10 @@ class _Stub:
     """Stands for a model that blocks, or breaks with a text in its message."""
 
     def __init__(self, real: Model) -> None:
-        self.manifest, self.engine = real.manifest, real.engine
+        self.manifest, self.engine, self.task = real.manifest, real.engine, real.task
         self.gate = threading.Event()
 
-    def __call__(self, texts: list[str]) -> list[Any]:
+    def answer(self, texts: list[str]) -> list[Any]:
         if texts == ["break"]:
             raise RuntimeError("secret text")
         assert self.gate.wait(20)
