@@ -10,7 +10,7 @@ ten examples, and after a few rare losses the bound is too near. So the gap betw
 as Wilson's score interval does it for shares (see `widened`), by 0.14 points at 1,000 examples and 95 %.
 `benchmarks/gate_coverage.py` measured how often the bound lies below the truth, which should be 95 times in 100:
 where 2 % of the answers are lost and nothing else differs, the percentile 84.4 and 89.7 times (200 and 1,000
-examples), BCa 94.4 and 92.8, the widened percentile 95.2 and 95.0; elsewhere the last 96.2 to 100, so it is careful.
+examples), BCa 94.4 and 92.8, the widened percentile 95.2 and 95.0; this one in other scenes of F1 96.2 to 100.
 """
 
 from __future__ import annotations

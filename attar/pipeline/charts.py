@@ -134,7 +134,7 @@ def scatter(points: Sequence[Point], metric: str, label: str) -> str:
     for (point, x, y), offset in zip(placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True):
         _write(axes, point.mark, (x, y), offset, ha="center", weight="bold")
     axes.set_xlabel("p50 latency, ms", color=_MUTED)
-    axes.set_ylabel(f"{metric} on dev", color=_MUTED)
+    axes.set_ylabel(f"{_short(metric, 40)} on dev", color=_MUTED)
     axes.grid(color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_MUTED, length=0)

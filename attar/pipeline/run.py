@@ -39,7 +39,7 @@ from attar.runtime.bench.overhead import overhead
 from attar.runtime.bundle import Bundle, aside, write_bundle
 from attar.runtime.cpu import machine
 from attar.runtime.data import Examples
-from attar.runtime.errors import GateError, SettingsError
+from attar.runtime.errors import DataError, GateError, SettingsError
 from attar.runtime.model import Model, load
 from attar.runtime.tasks.base import Answer, Task, softmax
 from attar.runtime.tasks.classification import TextClassification
@@ -70,9 +70,11 @@ class Run:
         if spec.fine_tuned and self.recipe.task.kind != "embeddings":
             task = cut_at(Student.load(self.base), spec.settings.max_length).task
             return fitting(task, self.data.splits.train.texts)
-        return build(
-            self.recipe.task, self.data.splits.train, spec.settings.max_length, self.base, self.data.splits.dev
-        )
+        s = self.data.splits
+        try:
+            return build(self.recipe.task, s.train, spec.settings.max_length, self.base, s.dev)
+        except DataError as error:
+            raise DataError(f"{s.train.source}: {error}") from error
 
     def __call__(self) -> Report:
         """Runs every stage that is not cached; the report. `GateError` where the gate was not passed."""

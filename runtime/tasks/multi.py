@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks import task_of
 from attar.runtime.tasks.base import Answer, Head, Outputs, Statistics, Targets, Task
+from attar.runtime.tasks.tokens import TokenClassification
 from attar.runtime.tokenizer import Encoded, Text, Tokenizer, Windows
 
 PARTS = ("text-classification", "regression", "token-classification")
@@ -35,9 +36,14 @@ class MultiTask(Task):
             raise SettingsError(f"a multi-task model needs at least two heads of different names, got {names}")
         for name, part in self.parts:
             if part.kind not in PARTS or part.pairs:
-                raise SettingsError(f"head {name!r} cannot be a {part.kind} of pairs here; known: {', '.join(PARTS)}")
+                kind = f"{part.kind} of pairs" if part.pairs else part.kind
+                raise SettingsError(f"head {name!r} cannot be {kind} here; known, of single texts: {', '.join(PARTS)}")
             if not name.isidentifier():
                 raise SettingsError(f"a head's name must be a plain word, not {name!r}")
+        # Taggers share their windows, so each must know how much of these overlaps.
+        strides = {name: part.stride for name, part in self.parts if isinstance(part, TokenClassification)}
+        if len(set(strides.values())) > 1:
+            raise SettingsError(f"heads that tag tokens need one stride, got {strides}; give all the same")
         # One length: replacing the whole's must reach the parts, which read what the whole has cut.
         own = tuple((name, replace(part, max_length=self.max_length)) for name, part in self.parts)  # type: ignore[type-var]
         object.__setattr__(self, "parts", own)

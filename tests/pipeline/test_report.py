@@ -21,7 +21,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 def stage(name: str, use: str, **changes: object) -> StageInfo:
     """One kept stage, changed as asked."""
-    figures = {"accuracy": 90.1, "size_mb": 44.2, "parameters": 11_004_000, "p50_ms": 5.1, "seconds": 12.0}
+    figures = {"score": 90.1, "size_mb": 44.2, "parameters": 11_004_000, "p50_ms": 5.1, "seconds": 12.0}
     rest = {"kept": True, "reason": "", "speedup": None, "cached": False, "settings": {}}
     return cast(StageInfo, {"name": name, "use": use, **figures, **rest, **changes})
 
@@ -48,15 +48,15 @@ def gate(both: int = 1678, teacher_only: int = 50, student_only: int = 40, neith
 
 def stages() -> list[StageInfo]:
     """A plausible recipe: one stage is dropped."""
-    shrink = stage("shrink", "distill.students.layers", accuracy=89.9, size_mb=91.1, parameters=22_713_986, p50_ms=7.31)
+    shrink = stage("shrink", "distill.students.layers", score=89.9, size_mb=91.1, parameters=22_713_986, p50_ms=7.31)
     shrink |= {"speedup": times(2.31, 2.24, 2.39), "seconds": 1260.0, "reason": "12 layers to 6"}
-    words = stage("vocabulary", "compress.vocabulary.trim", accuracy=89.8, size_mb=57.4, p50_ms=7.29, cached=True)
+    words = stage("vocabulary", "compress.vocabulary.trim", score=89.8, size_mb=57.4, p50_ms=7.29, cached=True)
     words |= {"speedup": times(1.0, 0.99, 1.02), "reason": "30,522 to 8,611 tokens: size, not speed"}
-    heads = stage("heads", "compress.prune.heads", accuracy=87.2, size_mb=55.0, p50_ms=7.2, kept=False)
+    heads = stage("heads", "compress.prune.heads", score=87.2, size_mb=55.0, p50_ms=7.2, kept=False)
     heads |= {"speedup": times(1.01, 0.98, 1.04), "reason": WHY}
-    neurons = stage("neurons", "compress.prune.neurons", accuracy=89.5, reason="FFN 1,536 to 640", seconds=610.0)
+    neurons = stage("neurons", "compress.prune.neurons", score=89.5, reason="FFN 1,536 to 640", seconds=610.0)
     neurons |= {"speedup": times(1.43, 1.39, 1.47)}
-    recover = stage("recover", "distill.train", accuracy=90.3, p50_ms=5.12, reason="3 epochs", seconds=2112.0)
+    recover = stage("recover", "distill.train", score=90.3, p50_ms=5.12, reason="3 epochs", seconds=2112.0)
     int8 = stage("int8", "compress.quantize.int8", size_mb=11.6, p50_ms=2.16, reason="per token, per channel")
     int8 |= {"speedup": times(2.37, 2.30, 2.45), "seconds": 31.0}
     return [shrink, words, heads, neurons, recover, int8]
@@ -224,7 +224,7 @@ def test_any_part_may_be_missing(report: Report, key: str) -> None:
 def test_an_empty_report_and_unmeasured_stages(report: Report) -> None:
     assert "No accuracy gate was run" in render({})
     assert table({}) == "attar run\n"
-    bare: Report = {"stages": [stage("s", "distill.train", accuracy=None, p50_ms=None)], "overhead": None}
+    bare: Report = {"stages": [stage("s", "distill.train", score=None, p50_ms=None)], "overhead": None}
     assert "distill.train" in render(bare)
     assert "-" in table(bare)
     del report["teacher"]["dev"], report["teacher"]["p50_ms"], report["bundle"]["dev"]
@@ -249,7 +249,7 @@ def test_terminal_table_shows_the_numbers(report: Report) -> None:
 def test_columns_are_aligned(report: Report) -> None:
     lines = table(report).split("\n\n")[1].splitlines()
     header, *rows = [f"{line} " for line in lines if "dropped: " not in line]
-    for name in ("dev acc %", "size MB", "params M", "p50 ms"):
+    for name in ("on dev", "size MB", "params M", "p50 ms"):
         end = header.index(name) + len(name)
         assert all(row[end - 1].isdigit() and row[end] == " " for row in rows)
 

@@ -98,7 +98,7 @@ def test_bench_of_two_bundles(pair: tuple[Path, Path]) -> None:
     ]
     assert record["speedup_p50"]["ratio"] == record["ratios"][0]["ratio"]
     # A text of unknown words gets equal logits, hence the first label.
-    assert record["accuracy"] == {"bundle": 80.0, "baselines": {"base": 80.0, "base#3": 80.0}}
+    assert record["accuracy"] == {"measure": "accuracy", "bundle": 80.0, "baselines": {"base": 80.0, "base#3": 80.0}}
     assert (record["threads"], record["texts"]) == (1, 5)
     assert record["machine"]["cpu"]
     assert "interleaved" in record["how"]
@@ -111,8 +111,8 @@ def test_baseline_with_other_labels_is_noted_and_not_judged(pair: tuple[Path, Pa
 
     other = make_tiny_bundle(tmp_path / "other", task=TextClassification(("LABEL_0", "LABEL_1"), 16))
     result = bench(pair[0], [other], ["good"], ["positive"], rounds=2, threads=1)
-    assert result.accuracy == {"bundle": 100.0, "baselines": {"other": None}}
-    assert "other does not know the label 'positive'" in result.notes[0]
+    assert result.accuracy == {"measure": "accuracy", "bundle": 100.0, "baselines": {"other": None}}
+    assert "other: label 'positive' was never seen in training" in result.notes[0]
     assert "not judged" in result.table()
 
 
@@ -146,16 +146,17 @@ def test_prints_of_libraries_do_not_reach_the_protocol() -> None:
     script = """
 import os, sys
 from attar.runtime.bench.protocol import serve
+from attar.runtime.tasks.classification import Classification, TextClassification
 class Loud:
-    kind, labels, settings = "loud", ["x"], (1, 2)
+    kind, task, settings = "loud", TextClassification(("x", "y")), (1, 2)
     def __init__(self): print("hello"); os.write(1, b"from C\\n")
     def use(self, setting): print("using", setting)
-    def one(self, text): print("one"); return "x"
-    def many(self, texts): return [self.one(t) for t in texts]
+    def many(self, texts): print("many"); return [Classification("x", 1.0, {}) for _ in texts]
 sys.exit(serve(Loud))
 """
-    requests = [{"op": "predict", "texts": []}, {"op": "load"}]
-    requests += [{"op": op, "texts": ["t", "u"]} for op in ("tune", "latency", "throughput", "predict")]
+    requests = [{"op": "tune", "texts": []}, {"op": "load"}]
+    requests += [{"op": op, "texts": ["t", "u"]} for op in ("tune", "latency", "throughput")]
+    requests += [{"op": "evaluate", "texts": ["t", "u"], "labels": labels} for labels in (["x", "y"], ["x", "z"])]
     done = subprocess.run(
         [sys.executable, "-c", script],
         input="".join(json.dumps(r) + "\n" for r in [*requests, {"op": "stop"}]),
@@ -163,13 +164,14 @@ sys.exit(serve(Loud))
         text=True,
         check=True,
     )
-    early, loaded, tuned, single, whole, found, end = map(json.loads, done.stdout.splitlines())
+    early, loaded, tuned, single, whole, found, other, end = map(json.loads, done.stdout.splitlines())
     assert early == {"error": "the first request must be load"}
-    assert loaded == {"kind": "loud", "labels": ["x"]}
+    assert loaded == {"kind": "loud"}
     assert tuned["batch"] in (1, 2)
     assert len(single["ns"]) == 2
     assert whole["texts"] % 2 == 0 and whole["seconds"] >= 0.25
-    assert (found, end) == ({"labels": ["x", "x"]}, {})
+    assert (found, end) == ({"points": {"accuracy": 50.0}}, {})
+    assert "label 'z' was never seen in training" in other["note"]
     assert "from C" in done.stderr
 
 

@@ -1,0 +1,298 @@
+"""Every kind of task run end to end on a tiny encoder: from a data file to a gated bundle that answers, and cached."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import attar
+from attar.cli import main
+from attar.pipeline import run as pipeline
+from attar.runtime.bench.paired import Ratio
+from attar.runtime.bundle import Bundle
+from attar.runtime.model import Model
+from attar.runtime.tasks.base import jsonable
+from attar.runtime.tasks.classification import Classification, Labels, TextClassification
+from attar.runtime.tasks.embeddings import Vector
+from attar.runtime.tasks.qa import Answer
+from attar.runtime.tasks.regression import Score
+from attar.runtime.tasks.spans import words_of
+from attar.runtime.tasks.tokens import Entity
+from tests.models import make_checkpoint, sentences, spans
+
+ROWS, DEV, TEST, LENGTH = 180, 40, 50, 24
+RECIPE = """
+name = "tiny"
+
+[data]
+train = "train.jsonl"
+dev = {dev}
+test = {test}
+
+[task]
+{task}
+
+[teacher]
+model = "{base}"
+epochs = 4
+batch_size = 8
+learning_rate = 2e-3
+dropout = 0.0
+max_length = {length}
+{teacher}
+
+[gate]
+margin = 40
+
+[bench]
+rounds = 2
+texts = 16
+
+[[step]]
+use = "distill.distil"
+layers = [2]
+match = [2]
+epochs = 2
+batch_size = 8
+learning_rate = 2e-3
+
+[[step]]
+use = "compress.prune.ffn"
+keep = 0.5
+
+[[step]]
+use = "compress.quantize.int8"
+schemes = ["per_token"]
+texts = 32
+
+[[step]]
+use = "distill.calibrate"
+"""
+
+Row = dict[str, Any]
+FILM = "The film was charming and gripping"
+LONG = "The story was dull and bland. " + "we saw it last night with two friends then " * 12
+QUESTION = "what was it that we saw?"
+NO_BENCH: dict[str, Any] = {
+    "bench": {"systems": [], "ratios": [], "how": "not measured"}, "overhead": None, "p50_ms": None, "dev": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of task: its data, its [task] and [teacher], and what is to come out."""
+
+    row: Callable[[str, str], Row]
+    judged: tuple[str, ...]
+    measured: tuple[str, ...]
+    answer: type
+    inputs: tuple[Any, ...] = (FILM, LONG, "the plot")
+    task: str = ""
+    teacher: str = ""
+    base: str = "base"
+
+
+def tokens(text: str) -> Row:
+    """Words and their tags: of the subject, and of the first adjective."""
+    words, tags = words_of(text), []
+    for start, end in words:
+        inside = [(s, type_) for s, e, type_ in spans(text) if s < end and start < e]
+        tags.append(f"{'B' if inside[0][0] == start else 'I'}-{inside[0][1]}" if inside else "O")
+    return {"tokens": [text[start:end] for start, end in words], "tags": tags}
+
+
+def question(text: str, label: str) -> Row:
+    start = text.index("The ")
+    return {
+        "question": QUESTION,
+        "context": text,
+        "answers": [{"text": text[start : text.index(" was ")], "start": start}],
+    }
+
+
+CASES = {
+    "single label": Case(
+        lambda text, label: {"text": text, "label": label}, ("accuracy",), ("accuracy",), Classification
+    ),
+    "multi-label": Case(
+        lambda text, label: {"text": text, "label": [label, *(["plot"] if "plot" in text else [])]},
+        ("micro F1",), ("micro F1", "exact match"), Labels,
+    ),
+    "pairs": Case(
+        lambda text, label: {"sentence1": "how was it?", "sentence2": text, "label": label},
+        ("accuracy",), ("accuracy",), Classification,
+        inputs=(("how was it?", FILM), ("how was it?", LONG), ("a", "the plot")),
+    ),
+    "regression": Case(
+        lambda text, label: {"text": text, "score": 3.0 + 2 * (label == "positive")},
+        ("Spearman",), ("Spearman",), Score, task='kind = "regression"',
+    ),
+    "token-classification": Case(
+        lambda text, label: tokens(text), ("entity F1",), ("entity F1",), list,
+        task='kind = "token-classification"\nstride = 4',
+    ),
+    "question-answering": Case(
+        question, ("F1",), ("F1", "exact match"), Answer,
+        inputs=((QUESTION, FILM), (QUESTION, LONG), ("who?", "the plot")), task='kind = "question-answering"',
+    ),
+    "embeddings": Case(
+        lambda text, label: {"text": text, "label": label}, ("recall@1",), ("recall@1", "recall@10"), Vector,
+        task='kind = "embeddings"',
+    ),
+    "similarity": Case(
+        lambda text, label: {"sentence1": f"{text} {text}", "sentence2": text, "score": float(len(text) % 7)},
+        ("Spearman",), ("Spearman",), Vector, task='kind = "embeddings"', teacher="fine_tuned = true", base="embedder",
+    ),
+    "multi-task": Case(
+        lambda text, label: {**tokens(text), "mood": label},
+        ("mood: accuracy", "spans: entity F1"), ("mood: accuracy", "spans: entity F1"), dict,
+        task=(
+            'kind = "multi-task"\nheads.mood.kind = "text-classification"\n'
+            'heads.spans = {kind = "token-classification", column = "tags", stride = 4}'
+        ),
+    ),
+}  # fmt: skip
+BENCHED = ("token-classification", "question-answering")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pretrained encoders, as far as random weights are that: base/, and embedder/ that embeds already."""
+    folder = tmp_path_factory.mktemp("bases")
+    make_checkpoint(folder / "base", layers=2, trained=False)
+    make_checkpoint(folder / "embedder", kind="embeddings", layers=2)
+    return folder
+
+
+@pytest.fixture(scope="module", params=CASES)
+def run(
+    request: pytest.FixtureRequest, bases: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Case, list[str], Path]]:
+    """The kind, its case, the command of its run, and the folder that a first run has filled."""
+    name: str = request.param
+    case, folder = CASES[name], tmp_path_factory.mktemp("run")
+    found = sentences(ROWS, seed=len(name))
+    lines = [json.dumps(case.row(str(t), n)) for t, n in zip(found.texts, found.labels or (), strict=True)]
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe = RECIPE.format(
+        dev=DEV, test=TEST, task=case.task, base=bases / case.base, length=LENGTH, teacher=case.teacher
+    )
+    (folder / "recipe.toml").write_text(recipe.replace('"train.jsonl"', f'"{folder / "train.jsonl"}"'))
+    command = ["run", str(folder / "recipe.toml"), "--out", str(folder / "out"), "--allow-failed-gate"]
+    with pytest.MonkeyPatch.context() as patch:
+        # Timings decide nothing here, and the benchmark starts processes: it is tried where rows are windows.
+        patch.setattr("attar.pipeline.steps.speedup", lambda *_: Ratio(1.5, 1.4, 1.6, 11))
+        if name not in BENCHED:
+            patch.setattr(pipeline.Run, "measure", lambda *_: NO_BENCH)
+        assert main(command) == 0
+        yield name, case, command, folder / "out"
+
+
+def numbers(answer: Any) -> list[float]:
+    """All numbers in an answer."""
+    if isinstance(answer, dict):
+        return [x for value in answer.values() for x in numbers(value)]
+    if isinstance(answer, list):
+        return [x for value in answer for x in numbers(value)]
+    return [float(answer)] if isinstance(answer, int | float) else []
+
+
+def names(answer: Any) -> Any:
+    """What an answer says, less its numbers."""
+    if isinstance(answer, dict):
+        return {k: names(v) for k, v in answer.items()}
+    if isinstance(answer, list):
+        return [names(v) for v in answer]
+    return None if isinstance(answer, float) else answer
+
+
+def test_a_run_leaves_a_bundle_that_answers(run: tuple[str, Case, list[str], Path]) -> None:
+    name, case, _, out = run
+    model = attar.load(out / "bundle", threads=1)
+    answers = model(list(case.inputs))
+    assert all(isinstance(answer, case.answer) for answer in answers)
+    for given, together in zip(case.inputs, answers, strict=True):
+        alone = jsonable(model(given))
+        assert names(alone) == names(jsonable(together))
+        # int8 rounds by the largest value of a batch.
+        assert numbers(alone) == pytest.approx(numbers(jsonable(together)), abs=0.05)
+    check(name, model, answers)
+    assert main(["verify", str(out / "bundle")]) == 0
+
+
+def check(name: str, model: Model, answers: list[Any]) -> None:
+    """What answers of each kind promise."""
+    first, long = answers[:2]
+    if name in ("single label", "pairs"):
+        assert sum(first.scores.values()) == pytest.approx(1, abs=1e-5)
+        assert [a.truncated for a in answers] == [False, True, False]
+    elif name == "multi-label":
+        assert set(first.scores) == {"negative", "positive", "plot"}
+        assert isinstance(model.task, TextClassification) and len(model.task.thresholds) == 3
+    elif name == "regression":
+        assert all(0 < a.value < 8 for a in answers) and long.truncated
+    elif name == "question-answering":
+        assert LONG[long.start : long.end] == long.text and not long.truncated
+        assert 0 < first.score <= 1
+    elif name in ("embeddings", "similarity"):
+        assert np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
+    elif name == "multi-task":
+        assert [set(a) for a in answers] == [{"mood", "spans"}] * 3
+        assert long["mood"].truncated and not first["mood"].truncated
+    for entity in first if name == "token-classification" else first["spans"] if name == "multi-task" else []:
+        assert isinstance(entity, Entity) and FILM[entity.start : entity.end] == entity.text
+
+
+def test_the_gate_and_the_report_judge_by_the_measures_of_the_task(run: tuple[str, Case, list[str], Path]) -> None:
+    name, case, _, out = run
+    gate = Bundle.read(out / "bundle").manifest.gate
+    assert gate is not None and gate["n"] <= TEST and gate["split"].startswith("test")
+    judged = [v["measure"] for v in gate["measures"]] if len(case.judged) > 1 else [gate["measure"]]
+    assert tuple(judged) == case.judged and gate["measure"] in case.judged
+    report = json.loads((out / "report.json").read_text())
+    assert {k: set(v) for k, v in report["measures"].items()} == dict.fromkeys(
+        ("teacher", "student"), set(case.measured)
+    )
+    assert all(-100 <= x <= 100 for found in report["measures"].values() for x in found.values())
+    shown = report["measures"]["student"]
+    assert gate["student"] == pytest.approx(shown[gate["measure"]])
+    assert [s["use"] for s in report["stages"]] == [
+        "distill.distil", "compress.prune.ffn", "compress.quantize.int8", "distill.calibrate",
+    ]  # fmt: skip
+    # Only classifiers have scores to calibrate.
+    assert report["stages"][3]["kept"] == (name in ("single label", "multi-label", "pairs"))
+    assert ("ece" in report["confidence"]) == (name in ("single label", "pairs"))
+    assert ("systems" in report["bench"] and bool(report["bench"]["systems"])) == (name in BENCHED)
+    assert "Traceback" not in (out / "report.html").read_text()
+
+
+def test_the_teacher_has_learnt(run: tuple[str, Case, list[str], Path]) -> None:
+    name, case, _, out = run
+    if case.teacher:
+        return
+    found = json.loads((out / "report.json").read_text())["measures"]["teacher"]
+    print(name, found, json.loads((out / "report.json").read_text())["measures"]["student"])
+
+
+def test_a_second_run_computes_nothing_and_leaves_the_same_bytes(
+    run: tuple[str, Case, list[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, command, out = run
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("this stage is cached and must not be computed again")
+
+    before = {p.name: p.read_bytes() for p in (out / "bundle").iterdir()}
+    for name in ("finetune", "Teacher", "prove", "bench", "export_plain"):
+        monkeypatch.setattr(pipeline, name, refuse)
+    monkeypatch.setattr("attar.pipeline.steps.find", refuse)
+    assert main([*command, "--json"]) == 0
+    assert all(s["cached"] for s in json.loads(capsys.readouterr().out)["stages"])
+    assert {p.name: p.read_bytes() for p in (out / "bundle").iterdir()} == before
