@@ -32,7 +32,7 @@ from attar.export.bundle import write
 from attar.runtime.errors import DataError
 from attar.runtime.tasks.base import Task
 from attar.runtime.tasks.multi import MultiTask
-from attar.runtime.tokenizer import Text
+from attar.runtime.tokenizer import Text, well_formed
 
 STRATEGIES: dict[str, Any] = dict.fromkeys(("none", "simple", "first", "average", "max"))
 RANKS = {"best": 1, "top 3": 3}
@@ -124,8 +124,8 @@ def refusal(task: Task, text: Any) -> str | None:
     return None
 
 
-def ours(model: attar.Model, texts: Sequence[Text]) -> tuple[list[dict[str, Found]], list[list[Any]]]:
-    """By text, the answers of each column; and the windows that each was read in, if it was."""
+def ours(model: attar.Model, texts: Sequence[Text]) -> tuple[list[dict[str, Found]], list[Text], list[list[Any]]]:
+    """By text, the answers of each column; the text as it was read; and in which windows, if in any."""
     refused = [refusal(model.task, text) for text in texts]
     kept = [text for text, why in zip(texts, refused, strict=True) if why is None]
     encoded = model.task.encode(model.tokenizer, kept)
@@ -138,24 +138,27 @@ def ours(model: attar.Model, texts: Sequence[Text]) -> tuple[list[dict[str, Foun
     windows: list[list[Any]] = [[] for _ in kept]
     for window in encoded.windows or []:
         windows[window.text].append(window)
-    read = iter(windows)
+    cut, read = iter(windows), iter(encoded.texts or kept)  # questions may be cut
     answers = [
         {title: {"refused": why} if why else next(column) for title, column in by_column.items()} for why in refused
     ]
-    return answers, [[] if why else next(read) for why in refused]
+    whole = [text if why else next(read) for text, why in zip(texts, refused, strict=True)]
+    readable: list[Text] = [
+        well_formed(t) if isinstance(t, str) else (well_formed(t[0]), well_formed(t[1])) for t in whole
+    ]
+    return answers, readable, [[] if why else next(cut) for why in refused]
 
 
-def theirs(python: str, folder: Path, task: Task, texts: Sequence[Text]) -> tuple[dict[str, str], list[Any]]:
+def theirs(python: str, folder: Path, task: Task, texts: Sequence[Text], read: Sequence[Text]) -> dict[str, Any]:
     """Versions and, by text, the answers of each column, from another process."""
-    names = variants(task)
     with tempfile.TemporaryDirectory() as scratch:
         request, answers = Path(scratch) / "request.json", Path(scratch) / "answers.json"
-        record = {"folder": str(folder), "task": task.to_json(), "texts": texts, "variants": names, "threads": 1}
-        request.write_text(json.dumps(record), encoding="utf-8")
+        record = {"folder": str(folder), "task": task.to_json(), "texts": texts, "read": read, "threads": 1}
+        request.write_text(json.dumps(record | {"variants": variants(task)}), encoding="utf-8")
         script = Path(__file__).with_name("equality_reference.py")
         subprocess.run([python, str(script), str(request), str(answers)], check=True)
-        found = json.loads(answers.read_text(encoding="utf-8"))
-    return found["versions"], found["answers"]
+        found: dict[str, Any] = json.loads(answers.read_text(encoding="utf-8"))
+    return found
 
 
 def compared(cases: Sequence[Case]) -> Row:
@@ -179,14 +182,15 @@ def measured(folder: Path, python: str, files: Sequence[Path], count: int) -> tu
     with tempfile.TemporaryDirectory() as scratch:
         write(student, Path(scratch) / "bundle", name="equality")
         model = attar.load(Path(scratch) / "bundle")
-    found, windows = ours(model, texts)
-    versions, wanted = theirs(python, folder, student.task, texts)
+    found, read, windows = ours(model, texts)
+    wanted = theirs(python, folder, student.task, texts, read)
+    answers = wanted["answers"]
     cases = [
-        Case(column, number, origins[number], texts[number], found[number][column], wanted[number][column],
-             student.task, windows[number])
-        for column in wanted[0] for number in range(len(texts))
-    ]  # fmt: skip
-    return versions, cases
+        Case(column, i, origins[i], texts[i], found[i][column], answers[i][column], student.task, windows[i])
+        for column in answers[0]
+        for i in range(len(texts))
+    ]
+    return wanted["versions"], cases
 
 
 def show(rows: Sequence[Row], listed: Sequence[tuple[Case, str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,12 @@ class Case:
     def equal(self) -> bool:
         if "refused" in self.ours or "refused" in self.theirs:
             return "refused" in self.ours and "refused" in self.theirs
-        return "failed" not in self.theirs and same(self.ours, self.theirs)
+        return same(self.ours, self.theirs)
 
     @property
     def failed(self) -> bool:
         """Whether the pipeline could not read a text that attar answers."""
-        return "refused" not in self.ours and ("refused" in self.theirs or "failed" in self.theirs)
+        return "refused" in self.theirs and "refused" not in self.ours
 
     def shown(self) -> str:
         return shortened(self.text)
@@ -92,13 +92,13 @@ def same(a: Found, b: Found) -> bool:
 
 def reason(case: Case) -> str:
     """The reason for a difference, or `unexplained`."""
-    if "failed" in case.theirs and "refused" not in case.theirs and "refused" not in case.ours:
-        if not same(_well_formed(case.ours), case.theirs):
-            return "unexplained: differs from the pipeline's answer with U+FFFD for half a surrogate pair"
-        failed = case.theirs["failed"].partition(":")[0]
-        return f"half a surrogate pair: the pipeline fails ({failed}); given U+FFFD for it, it answers as attar does"
+    if "read" in case.theirs and "refused" not in case.ours:
+        why = "attar cuts the question" if "refused" not in case.theirs else f"the pipeline fails: {_error(case)}"
+        other = replace(case, ours=_well_formed(case.ours), theirs=case.theirs["read"])
+        rest = "it answers as attar does" if other.equal else reason(other)
+        return f"{rest if rest.startswith('unexplained') else why}; given what attar reads, {rest}"
     if "refused" in case.theirs:
-        return f"the pipeline fails, attar answers: {shortened(case.theirs['refused'])}"
+        return f"the pipeline fails: {_error(case)}"
     if "refused" in case.ours:
         return f"attar refuses it, the pipeline answers: it {case.ours['refused'].partition(';')[0]}"
     exact = case.ours["exact"], case.theirs["exact"]
@@ -108,6 +108,10 @@ def reason(case: Case) -> str:
         close = near(case.ours["scores"], case.theirs["scores"])
         return f"{'a tie' if close else 'unexplained'}: labels differ, scores {'do not' if close else 'too'}"
     return _answers(case) if case.task.kind == "question-answering" else _entities(case)
+
+
+def _error(case: Case) -> str:
+    return str(case.theirs["refused"]).partition(" must be")[0][:60]
 
 
 def _well_formed(found: Found) -> Found:
@@ -137,9 +141,10 @@ def _answers(case: Case) -> str:
     if any(score > 1 + TOLERANCE for *_, score in theirs):
         whys.append("windows that share an answer sum to more than 1 in the pipeline")
         theirs = [[*row[:3], min(1.0, row[3])] for row in theirs]
-    if any(not text.strip() and end for text, _, end, _ in theirs) and all(text.strip() for text, *_ in ours):
+    blank = [row for row in theirs if not row[0].strip() and not (case.task.no_answer and row[1:3] == [0, 0])]  # type: ignore[attr-defined]
+    if blank:
         whys.append("the pipeline gives blank answers")
-        theirs = [row for row in theirs if row[0].strip() or not row[2]]
+        theirs = [row for row in theirs if row not in blank]
     fewer = min(len(ours), len(theirs))
     pairs = list(zip(ours[:fewer], theirs[:fewer], strict=True))
     if any(a[0] == b[0] and a[1:3] != b[1:3] for a, b in pairs):

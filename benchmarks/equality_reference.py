@@ -2,16 +2,15 @@
 
 python benchmarks/equality_reference.py REQUEST.json ANSWERS.json
 
-The request holds the model folder, the task as attar.json has it, the texts, and which variants of the task to ask.
-An answer holds, for each column, what must be `exact`ly equal and its `scores`; or why the text was `refused`. Where a
-pipeline `failed` on half a surrogate pair, the answer is that to the text with U+FFFD in its place.
+The request holds the model folder, the task as attar.json has it, the texts, how attar reads them, and which variants
+of the task to ask.
+An answer holds, for each column, what must be `exact`ly equal and its `scores`; or why the text was `refused`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +25,6 @@ from torch import Tensor
 Found = dict[str, Any]
 Ask = Callable[[Any], Found]
 Columns = dict[str, Ask]
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def remembered(model: Any) -> Any:
@@ -184,20 +182,13 @@ KINDS: dict[str, Callable[[str, Mapping[str, Any], Mapping[str, Any]], Columns]]
 }
 
 
-def asked(ask: Ask, text: Any) -> Found:
+def asked(ask: Ask, text: Any, read: Any) -> Found:
+    """The answer to a text and, where attar reads another in its place, under `read` the answer to that."""
     try:
-        return ask(text)
+        found = ask(text)
     except Exception as error:  # whatever a pipeline does with a hard text is a finding
-        failed = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    whole = well_formed(text) if isinstance(text, str) else [well_formed(part) for part in text]
-    if whole == text:
-        return {"refused": failed}
-    return asked(ask, whole) | {"failed": failed}
-
-
-def well_formed(text: str) -> str:
-    """The text with each half of a surrogate pair shown as U+FFFD, as attar reads it."""
-    return SURROGATE.sub("\ufffd", text)
+        found = {"refused": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+    return found if read == text else {**found, "read": asked(ask, read, read)}
 
 
 def main() -> None:
@@ -208,7 +199,8 @@ def main() -> None:
     torch.set_num_threads(request["threads"])
     task = request["task"]
     columns = KINDS[task["kind"]](request["folder"], task, request["variants"])
-    answers = [{name: asked(ask, text) for name, ask in columns.items()} for text in request["texts"]]
+    both = list(zip(request["texts"], request["read"], strict=True))
+    answers = [{name: asked(ask, text, read) for name, ask in columns.items()} for text, read in both]
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
     Path(sys.argv[2]).write_text(json.dumps({"versions": versions, "answers": answers}), encoding="utf-8")
 

@@ -67,8 +67,8 @@ def _read(graph: Graph, reads: str, x: str, first_only: bool, width: int) -> str
 def _mean(graph: Graph, x: str, width: int) -> str:
     """The mean over the tokens that are there: x (B, T, H) -> (B, H).
 
-    By attention in which every token counts the same: the engine's sums of ReduceSum and MatMul depend on how many texts
-    and threads there are and on the padding, those of attention do not. Twice the same row, as in the last layer.
+    By attention in which every token counts the same: the sums of ReduceSum and MatMul depend on how many texts and
+    threads there are and on the padding, those of attention do not. Twice the same row, as in the last layer.
     """
     bounds = [graph.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]
     first = graph.once("Slice", [x, *bounds], "first_row")

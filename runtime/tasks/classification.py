@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from numbers import Real
 from typing import Any, Self
 
@@ -66,10 +67,11 @@ class TextClassification(Task):
         temperature: what logits are divided by before they become probabilities, so that these can be calibrated
             after training (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2). The likeliest
             label does not depend on it.
+        top_k: how many of the scores an answer holds, the highest first; 0 for all, in the order of the labels.
 
     Raises:
         DataError: labels are too few or repeat.
-        SettingsError: impossible thresholds or temperature.
+        SettingsError: impossible thresholds, temperature or top_k.
     """
 
     labels: tuple[str, ...]
@@ -78,9 +80,10 @@ class TextClassification(Task):
     pair: bool = False
     thresholds: tuple[float, ...] = ()
     temperature: float = 1.0
+    top_k: int = 0
 
     kind = "text-classification"
-    options = ("thresholds", "temperature")
+    options = ("thresholds", "temperature", "top_k")
 
     def __post_init__(self) -> None:
         if len(self.labels) < (1 if self.multi_label else 2) or len(set(self.labels)) != len(self.labels):
@@ -97,6 +100,8 @@ class TextClassification(Task):
         temperature = _number(self.temperature)
         if not COLDEST <= temperature <= HOTTEST:
             raise SettingsError(f"temperature must be between {COLDEST:g} and {HOTTEST:g}, not {self.temperature!r}")
+        if type(self.top_k) is not int or self.top_k < 0:
+            raise SettingsError(f"top_k must be a number of labels, 0 for all of them, not {self.top_k!r}")
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "temperature", temperature)
 
@@ -138,7 +143,7 @@ class TextClassification(Task):
             return [
                 Labels(
                     tuple(name for name, p, least in zip(labels, row, limits, strict=True) if p >= least),
-                    dict(zip(labels, row, strict=True)),
+                    self._scores(row),
                     cut,
                 )
                 for row, cut in zip(sigmoid(cooled).tolist(), encoded.truncated, strict=True)
@@ -147,9 +152,14 @@ class TextClassification(Task):
         best = logits.argmax(axis=-1).tolist()
         rows = softmax(cooled).tolist()
         return [
-            Classification(labels[b], row[b], dict(zip(labels, row, strict=True)), cut)
+            Classification(labels[b], row[b], self._scores(row), cut)
             for b, row, cut in zip(best, rows, encoded.truncated, strict=True)
         ]
+
+    def _scores(self, row: list[float]) -> dict[str, float]:
+        if not self.top_k:
+            return dict(zip(self.labels, row, strict=True))
+        return {self.labels[i]: row[i] for i in nlargest(self.top_k, range(len(row)), key=row.__getitem__)}
 
     def targets(self, encoded: Encoded, labels: Sequence[Any]) -> Targets:
         """Class indices int64 (N,); for multi-label float32 (N, C) of 0 and 1."""

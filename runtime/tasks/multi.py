@@ -120,6 +120,19 @@ class MultiTask(Task):
             result |= {f"{name}: {measure}": values for measure, values in found.items()}
         return result
 
+    def with_options(self, given: Mapping[str, Any]) -> Self:
+        """Options of the heads: `slots.aggregation` for one of them, `aggregation` for every head that has it."""
+        parts = dict(self.parts)
+        for key, value in given.items():
+            head, dot, option = key.rpartition(".")
+            chosen = [name for name, part in self.parts if option in part.options and (not dot or name == head)]
+            if not chosen:
+                known = [f"{name}.{option}" for name, part in self.parts for option in part.options]
+                raise SettingsError(f"{self.kind} has no option {key!r}; known: {', '.join(known) or 'none'}")
+            for name in chosen:
+                parts[name] = parts[name].with_options({option: value})
+        return replace(self, parts=tuple(parts.items()))
+
     def to_json(self) -> dict[str, Any]:
         parts = [{"name": name, "task": part.to_json()} for name, part in self.parts]
         return {"kind": self.kind, "parts": parts, "max_length": self.max_length}

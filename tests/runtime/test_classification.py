@@ -284,3 +284,16 @@ def test_numbers_of_numpy_can_be_given_and_saved() -> None:
 def test_the_record_of_an_older_bundle_is_read() -> None:
     record = {"kind": "text-classification", "labels": ["a", "b"], "max_length": 16}
     assert TextClassification.from_json(record) == TextClassification(("a", "b"), 16)
+
+
+def test_top_k_shows_the_highest_scores_first() -> None:
+    task = TextClassification(("a", "b", "c"))
+    logits = np.log(np.array([[0.2, 0.5, 0.3]], dtype=np.float32))
+    everything, two = (
+        t.answers(Encoded([[1]], [False]), {"logits": logits})[0] for t in (task, task.with_options({"top_k": 2}))
+    )
+    assert list(everything.scores) == ["a", "b", "c"]
+    assert list(two.scores) == ["b", "c"] and (two.label, two.score) == (everything.label, everything.score)
+    for wrong in (-1, 1.5, "all", True):
+        with pytest.raises(SettingsError, match="top_k must be a number of labels"):
+            task.with_options({"top_k": wrong})

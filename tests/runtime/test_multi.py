@@ -246,6 +246,11 @@ def test_heads_that_do_not_go_together_are_refused(parts: Any, words: str) -> No
         MultiTask(parts)
 
 
-def test_it_has_no_options_of_its_own() -> None:
-    with pytest.raises(SettingsError, match="multi-task has no option 'aggregation'; known: none"):
-        TASK.with_options({"aggregation": "first"})
+def test_options_are_those_of_its_heads() -> None:
+    for key in ("aggregation", "slots.aggregation"):
+        parts = dict(TASK.with_options({key: "first"}).parts)
+        assert parts["slots"] == replace(dict(TASK.parts)["slots"], aggregation="first")  # type: ignore[type-var]
+        assert parts["intent"] == dict(TASK.parts)["intent"]
+    for key in ("intent.aggregation", "nobody.top_k", "colour"):
+        with pytest.raises(SettingsError, match=rf"multi-task has no option '{key}'; known: .*slots\.aggregation"):
+            TASK.with_options({key: "first"})
