@@ -124,7 +124,7 @@ def refusal(task: Task, text: Any) -> str | None:
     return None
 
 
-def ours(model: attar.Model, texts: Sequence[Text]) -> tuple[list[dict[str, Found]], list[Text], list[list[Any]]]:
+def ours(model: attar.Model, texts: Sequence[Text]) -> tuple[list[dict[str, Found]], Sequence[Text], list[list[Any]]]:
     """By text, the answers of each column; the text as it was read; and in which windows, if in any."""
     refused = [refusal(model.task, text) for text in texts]
     kept = [text for text, why in zip(texts, refused, strict=True) if why is None]

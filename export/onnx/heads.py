@@ -47,14 +47,11 @@ def _linear(graph: Graph, state: State, module: str, x: str, name: str, reads: s
 
 def _read(graph: Graph, reads: str, x: str, first_only: bool, width: int) -> str:
     """The states that a head reads: (B, H), or all of them (B, T, H); `width` is H."""
-    axis = graph.weight("axis_1", np.array([1]))
     if reads == "tokens":
         return x
     if reads == "first":
-        if not first_only:
-            bounds = [graph.weight("zero", np.array([0])), graph.weight("one", np.array([1])), axis]
-            x = graph.once("Slice", [x, *bounds], "first_row")
-        return graph.once("Squeeze", [x, axis], "first_token")
+        x = x if first_only else graph.once("Slice", [x, *_first(graph)], "first_row")
+        return graph.once("Squeeze", [x, _first(graph)[2]], "first_token")
     if reads == "mean":
         return _mean(graph, x, width)
     mask = graph.once("Cast", ["attention_mask"], "mask_float", to=1)
@@ -70,7 +67,7 @@ def _mean(graph: Graph, x: str, width: int) -> str:
     By attention in which every token counts the same: the sums of ReduceSum and MatMul depend on how many texts and
     threads there are and on the padding, those of attention do not. Twice the same row, as in the last layer.
     """
-    bounds = [graph.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]
+    bounds = _first(graph)
     first = graph.once("Slice", [x, *bounds], "first_row")
     nothing = graph.weight("nothing", np.array(0, np.float32))
     query = graph.once("Mul", [graph.once("Concat", [first, first], "first_twice", axis=1), nothing], "mean_query")
@@ -81,3 +78,8 @@ def _mean(graph: Graph, x: str, width: int) -> str:
         domain=MICROSOFT, num_heads=width // size, mask_filter_value=-1e4,
     )  # fmt: skip
     return graph.once("Squeeze", [graph.once("Slice", [twice, *bounds], "mean_row"), bounds[2]], "mean_state")
+
+
+def _first(graph: Graph) -> list[str]:
+    """From 0 to 1 along axis 1."""
+    return [graph.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]

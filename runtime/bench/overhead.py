@@ -30,8 +30,10 @@ def _bare(model: Model, text: Text) -> Call:
     if not isinstance(model.engine, OnnxEngine):
         raise SettingsError(f"the overhead is measured for ONNX Runtime only, not for {model.engine.name}")
     encode, session = model.tokenizer._backend.encode, model.engine._session
-    given = (text,) if isinstance(text, str) else text
     encoded = model.task.encode(model.tokenizer, [text])
+    # As it was encoded: the tokenizer panics at a question that leaves its context no room, and tasks cut it before.
+    read = text if encoded.texts is None else encoded.texts[0]
+    given = (read,) if isinstance(read, str) else read
     ids, mask = pad(encoded.ids, model.tokenizer.pad_id)
     feeds, outputs = {"input_ids": ids, "attention_mask": mask}, model.engine._outputs
     if encoded.types is not None and model.engine._typed:

@@ -80,7 +80,9 @@ def test_parity_of_relu_layers(tmp_path: Path) -> None:
     parity.check(make_student(tmp_path / "relu", hidden_act="relu"), TEXTS)
 
 
-@pytest.mark.parametrize("name", ["layers.0.query.weight", "layers.1.ffn_out.bias", "words.weight", "classifier.bias"])
+@pytest.mark.parametrize(
+    "name", ["layers.0.query.weight", "layers.1.ffn_out.bias", "words.weight", "heads.logits.classifier.bias"]
+)
 def test_a_sabotaged_graph_is_found(name: str, student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     other = student.copy()
     with torch.no_grad():
@@ -93,7 +95,7 @@ def test_a_sabotaged_graph_is_found(name: str, student: Student, monkeypatch: py
 def test_a_graph_of_nan_is_found(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     other = student.copy()
     with torch.no_grad():
-        other.encoder.classifier.bias.fill_(float("nan"))
+        other.encoder.heads["logits"].classifier.bias.fill_(float("nan"))
     monkeypatch.setattr(writer, "to_onnx", lambda _: to_onnx(other))
     with pytest.raises(ParityError, match="by nan"):
         parity.check(student, TEXTS)
@@ -117,9 +119,9 @@ def test_int8_is_smaller(wide: Student) -> None:
 def test_the_plain_export_agrees(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "bert")
     student = Student.load(source)
-    engine = OnnxEngine(export_plain(source), threads=1)
+    engine = OnnxEngine(export_plain(source, student.task), threads=1)
     for texts in (TEXTS[:1], TEXTS[:7], ("a " * 200, "a")):
-        found = engine.run(*pad(student.tokens(texts), student.pad_id))
+        found = engine.run(*pad(student.encode(texts).ids, student.pad_id))["logits"]
         assert np.abs(found - student.logits(texts).numpy()).max() < 1e-5
 
 
@@ -138,7 +140,7 @@ def test_neighbours_and_padding_change_no_bit(scheme: str, size: str, request: p
     model = in_memory(planned(request.getfixturevalue(size), scheme), threads=1)
 
     def alone(text: str) -> np.ndarray[Any, Any]:
-        return model.engine.run(*pad(model.tokenizer.encode([text]).ids, model.tokenizer.pad_id))[0]
+        return model.engine.run(*pad(model.tokenizer.encode([text]).ids, model.tokenizer.pad_id))["logits"][0]
 
     @given(st.lists(some_text, min_size=1, max_size=12), st.integers(1, MAX_LENGTH), st.integers(0, 11))
     def check(texts: list[str], length: int, mine: int) -> None:
@@ -146,9 +148,9 @@ def test_neighbours_and_padding_change_no_bit(scheme: str, size: str, request: p
         mine %= len(texts)
         expected = alone(texts[mine])
         assert np.isfinite(expected).all()
-        padded = model.engine.run(*pad([rows[mine]], pad_id, length))
+        padded = model.engine.run(*pad([rows[mine]], pad_id, length))["logits"]
         assert np.array_equal(padded[0], expected)
-        together = model.engine.run(*pad(rows, pad_id, length))
+        together = model.engine.run(*pad(rows, pad_id, length))["logits"]
         assert np.array_equal(together[mine], expected)
         assert np.array_equal(model.logits(texts)[mine], expected)
         assert model(texts)[mine] == model(texts[mine])
@@ -161,11 +163,13 @@ def test_every_padding_gives_the_same_bits(scheme: str, wide: Student) -> None:
     model = in_memory(planned(wide, scheme), threads=2)
     for text in ("", "a dull film", " ".join(NOISE)):
         rows = model.tokenizer.encode([text]).ids
-        expected = model.engine.run(*pad(rows, 0))
+        expected = model.engine.run(*pad(rows, 0))["logits"]
         for length in range(len(rows[0]), MAX_LENGTH + 1):
-            assert np.array_equal(model.engine.run(*pad(rows, 0, length)), expected), length
+            assert np.array_equal(model.engine.run(*pad(rows, 0, length))["logits"], expected), length
         for count in range(2, 20):
-            assert np.array_equal(model.engine.run(*pad(rows * count, 0)), np.repeat(expected, count, 0)), count
+            assert np.array_equal(model.engine.run(*pad(rows * count, 0))["logits"], np.repeat(expected, count, 0)), (
+                count
+            )
 
 
 # --- bundles ------------------------------------------------------------------------------------------------------

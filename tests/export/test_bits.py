@@ -1,0 +1,134 @@
+"""Your answer never depends on your neighbours: other texts and padding change no bit, in any kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from attar.distill.student import Student
+from attar.export.bundle import in_memory
+from attar.runtime.model import Model
+from attar.runtime.tasks.base import jsonable
+from attar.runtime.tokenizer import Encoded, pad
+from tests.export.plans import Make, maker, planned
+from tests.models import EDGE_TEXTS, KINDS, MAX_LENGTH, NOISE, add_pooling, corpus, inputs, make_checkpoint
+
+SCHEMES = pytest.mark.parametrize("scheme", ["fp32", "per_token", "static"])
+Found = Mapping[str, NDArray[np.float32]]
+
+some_text = st.one_of(
+    st.lists(st.sampled_from((*NOISE, "dull", "superb", "film")), max_size=60).map(" ".join),
+    st.text(max_size=30),
+    st.sampled_from(EDGE_TEXTS),
+)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    return maker(tmp_path_factory.mktemp("narrow"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Wide enough for the engine's vectorised kernels and their remainders."""
+    return maker(tmp_path_factory.mktemp("wide"), hidden=120, ffn=200, heads=5)
+
+
+def run(model: Model, encoded: Encoded, rows: list[int], length: int = 0) -> list[Found]:
+    """The outputs of each of the rows, computed in one batch of at least this length; padding left out."""
+    types = None if encoded.types is None else pad([encoded.types[i] for i in rows], 0, length)[0]
+    found = model.engine.run(*pad([encoded.ids[i] for i in rows], model.tokenizer.pad_id, length), types)
+    return [
+        {
+            h.name: found[h.name][place, : len(encoded.ids[i])] if h.reads == "tokens" else found[h.name][place]
+            for h in model.task.heads
+        }
+        for place, i in enumerate(rows)
+    ]
+
+
+def same(a: Found, b: Found) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", ["narrow", "wide"])
+@SCHEMES
+def test_neighbours_and_padding_change_no_bit(
+    scheme: str, size: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    model = in_memory(planned(request.getfixturevalue(size)(kind), scheme, kind), threads=1)
+
+    @settings(max_examples=25 if kind == "text-classification" else 12)
+    @given(st.lists(some_text, min_size=1, max_size=12), st.integers(1, MAX_LENGTH), st.integers(0, 99))
+    def check(texts: list[str], length: int, mine: int) -> None:
+        given_texts = inputs(kind, tuple(texts))
+        encoded = model.task.encode(model.tokenizer, given_texts)
+        mine %= len(encoded.ids)
+        (expected,) = run(model, encoded, [mine])
+        assert all(np.isfinite(values).all() for values in expected.values())
+        assert same(run(model, encoded, [mine], length)[0], expected)
+        assert same(run(model, encoded, list(range(len(encoded.ids))), length)[mine], expected)
+        outputs = model.outputs(encoded)
+        assert same({name: rows[mine] for name, rows in outputs.items()}, expected)
+        text = mine % len(texts)
+        assert jsonable(model.answer(given_texts)[text]) == jsonable(model.answer([given_texts[text]])[0])
+
+    check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@SCHEMES
+def test_every_padding_gives_the_same_bits(scheme: str, kind: str, wide: Make) -> None:
+    model = in_memory(planned(wide(kind), scheme, kind), threads=2)
+    for text in inputs(kind, ("", "a dull film", " ".join(NOISE))):
+        encoded = model.task.encode(model.tokenizer, [text])
+        (expected,) = run(model, encoded, [0])
+        for length in range(len(encoded.ids[0]), MAX_LENGTH + 1):
+            assert same(run(model, encoded, [0], length)[0], expected), length
+        for count in range(2, 20):
+            assert all(same(found, expected) for found in run(model, encoded, [0] * count)), count
+
+
+# --- heads of real sizes ------------------------------------------------------------------------------------------
+
+NAMES = tuple(f"class {i}" for i in range(150))
+REAL: dict[str, dict[str, Any]] = {
+    "text-classification": {"labels": NAMES},
+    "multi-label": {"labels": NAMES},
+    "token-classification": {"labels": ("O", *(f"{p}-{i}" for i in range(20) for p in "BI"))},
+    "question-answering": {},
+    "embeddings, mean": {"mode": "mean_tokens"},
+    "embeddings, max": {"mode": "max_tokens"},
+}
+
+
+def real_sized(folder: Path, kind: str, labels: tuple[str, ...] | None = None, mode: str = "") -> Student:
+    """384 wide, with one layer: what is asked here is asked of the heads."""
+    base = kind.partition(",")[0]
+    make_checkpoint(folder, kind=base, hidden=384, ffn=384, heads=12, layers=1, labels=labels)
+    if mode:
+        add_pooling(folder, 384, mode)
+    return Student.load(folder)
+
+
+@pytest.mark.parametrize("kind", REAL)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_real_heads_in_batches_of_every_size(threads: int, kind: str, tmp_path: Path) -> None:
+    model = in_memory(real_sized(tmp_path / "m", kind, **REAL[kind]), threads=threads)
+    texts = corpus(kind.partition(",")[0], 40, seed=2).texts
+    encoded = model.task.encode(model.tokenizer, texts)
+    alone = [run(model, encoded, [i])[0] for i in range(40)]
+    for size in range(2, 41):
+        assert all(same(a, b) for a, b in zip(run(model, encoded, list(range(size))), alone, strict=False)), size
+    for i in (0, 1, 2):
+        for length in range(len(encoded.ids[i]), MAX_LENGTH + 1):
+            assert same(run(model, encoded, [i], length)[0], alone[i]), (i, length)
+            assert same(run(model, encoded, [i, 3, 4], length)[0], alone[i]), (i, length)
