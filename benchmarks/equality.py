@@ -27,6 +27,7 @@ from equality_reasons import TOLERANCE, Case, reason
 from hard_texts import pairs, singles
 
 import attar
+from attar.distill.importers import family_of
 from attar.distill.student import Student
 from attar.export.bundle import write
 from attar.runtime.errors import DataError
@@ -185,11 +186,14 @@ def measured(folder: Path, python: str, files: Sequence[Path], count: int) -> tu
     found, read, windows = ours(model, texts)
     wanted = theirs(python, folder, student.task, texts, read)
     answers = wanted["answers"]
+    padding = model.tokenizer.token(student.pad_id) if family_of(folder).pad_offset else ""
+    first = model.tokenizer.token(model.tokenizer.encode(["a"]).ids[0][0])
     cases = [
-        Case(column, i, origins[i], texts[i], found[i][column], answers[i][column], student.task, windows[i])
+        Case(column, i, origins[i], texts[i], found[i][column], answers[i][column], student.task, windows[i], first,
+             padding)
         for column in answers[0]
         for i in range(len(texts))
-    ]
+    ]  # fmt: skip
     return wanted["versions"], cases
 
 

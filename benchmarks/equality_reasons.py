@@ -20,7 +20,13 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """Both answers to one text in one column; `windows`: how attar read the text, if in windows."""
+    """Both answers to one text in one column.
+
+    Attributes:
+        windows: how attar read the text, if in windows.
+        first: the token that every row begins with.
+        padding: the padding token, of families that count positions without it.
+    """
 
     column: str
     number: int
@@ -30,6 +36,8 @@ class Case:
     theirs: Found
     task: Task
     windows: Sequence[Any]
+    first: str
+    padding: str
 
     @property
     def equal(self) -> bool:
@@ -101,13 +109,17 @@ def reason(case: Case) -> str:
         return f"the pipeline fails: {_error(case)}"
     if "refused" in case.ours:
         return f"attar refuses it, the pipeline answers: it {case.ours['refused'].partition(';')[0]}"
-    exact = case.ours["exact"], case.theirs["exact"]
-    if exact[0] == exact[1]:
-        return "unexplained: scores differ"
-    if not isinstance(exact[0], list) or not all(isinstance(one, list) for one in (*exact[0], *exact[1])):
-        close = near(case.ours["scores"], case.theirs["scores"])
-        return f"{'a tie' if close else 'unexplained'}: labels differ, scores {'do not' if close else 'too'}"
-    return _answers(case) if case.task.kind == "question-answering" else _entities(case)
+    if case.padding and case.padding in "".join(case.text):
+        return f"the text holds {case.padding}: the model of transformers gives it no position"
+    if case.task.kind == "question-answering":
+        return _answers(case)
+    if isinstance(case.ours["exact"], list) and all(
+        isinstance(e, list) for e in case.ours["exact"] + case.theirs["exact"]
+    ):
+        return _entities(case)
+    if case.ours["exact"] != case.theirs["exact"] and near(case.ours["scores"], case.theirs["scores"]):
+        return "a tie: labels differ, scores do not"
+    return "unexplained: labels or scores differ"
 
 
 def _error(case: Case) -> str:
@@ -127,14 +139,28 @@ def _entities(case: Case) -> str:
     if len(case.windows) > 1:
         second = case.windows[1]
         seam = int(second.offsets[np.flatnonzero(second.sequence >= 0)[0], 0])
-        if _alike([r for r in ours if r[2] < seam], [r for r in held if r[2] < seam]):
-            if case.column.endswith("none"):
-                return "longer than the model: the pipeline cuts it, attar reads on; equal up to the second window"
-            return "longer than the model: windows are joined in other ways; equal up to the second window"
+        none = case.column.endswith("none")
+        kept = ours if none else _longest(ours)
+        if _alike([r for r in kept if r[2] < seam], [r for r in held if r[2] < seam]):
+            how = "the pipeline cuts it, attar reads on" if none else "windows are joined in other ways"
+            return f"longer than the model: {how}; equal up to the second window"
     return "unexplained: entities differ"
 
 
+def _longest(rows: Sequence[list[Any]]) -> list[list[Any]]:
+    """Of finds that share characters the longest, or the likeliest of equals, as the pipeline joins windows."""
+    kept: list[list[Any]] = []
+    for row in sorted(rows, key=lambda row: int(row[1])):
+        if kept and kept[-1][1] <= row[1] < kept[-1][2]:
+            kept[-1] = max(kept[-1], row, key=lambda r: (r[2] - r[1], r[-1]))
+        else:
+            kept.append(row)
+    return kept
+
+
 def _answers(case: Case) -> str:
+    if case.first in case.text[0]:
+        return f"the question holds {case.first}, which the pipeline takes for a part of the context"
     ours = [[text.lower(), start, end, score] for text, start, end, score in _rows(case.ours)]
     theirs = [[text.lower(), start, end, score] for text, start, end, score in _rows(case.theirs)]
     whys = []

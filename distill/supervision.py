@@ -8,7 +8,7 @@ tagger's B- turns into I- where the student's token begins inside the teacher's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,11 +109,12 @@ def supervise(student: Student, teacher_tokenizer: bytes, targets: Targets, text
         )
     encoded = student.encode(texts)
     rows = _rows(encoded, len(texts))
-    theirs = _windows(targets, student, teacher_tokenizer, texts)
+    read = [f"{getattr(student.task, 'prompt', '')}{text}" for text in texts]
+    theirs = _windows(student, targets.encoded, teacher_tokenizer, read)
     by_text: dict[int, list[int]] = {}
     for row, window in enumerate(theirs):
         by_text.setdefault(window.text, []).append(row)
-    mine = _own_windows(student, encoded, texts)
+    mine = _windows(student, encoded, student.tokenizer, read)
     source, places, inside = [], [], []
     for row, (text, ordinal) in enumerate(rows):
         candidates = by_text[text]
@@ -165,16 +166,21 @@ def _rows(encoded: Encoded, texts: int) -> list[tuple[int, int]]:
     return result
 
 
-def _own_windows(student: Student, encoded: Encoded, texts: Sequence[Text]) -> Sequence[Window]:
-    if encoded.windows is not None:
-        return encoded.windows
-    return _first(student.task.reader(student.tokenizer, student.pad_id).windows(texts), len(texts))
+def _windows(student: Student, encoded: Encoded, tokenizer: bytes, texts: Sequence[str]) -> list[Window]:
+    """Where the tokens of each row come from; `texts` as the network reads them, with any prompt."""
+    windows = encoded.windows
+    if windows is None:
+        windows = _first(student.task.reader(tokenizer, student.pad_id).windows(texts), len(texts))
+    return [_trimmed(window, texts[window.text]) for window in windows]
 
 
-def _windows(targets: Targets, student: Student, tokenizer: bytes, texts: Sequence[Text]) -> Sequence[Window]:
-    if targets.encoded.windows is not None:
-        return targets.encoded.windows
-    return _first(student.task.reader(tokenizer, student.pad_id).windows(texts), len(texts))
+def _trimmed(window: Window, text: str) -> Window:
+    """The window without the spaces that some tokenizers count to the word behind them."""
+    offsets = window.offsets.copy()
+    for token, (start, end) in enumerate(window.offsets.tolist()):
+        inner = text[start:end].lstrip()
+        offsets[token, 0] = end - len(inner) if inner else start
+    return replace(window, offsets=offsets)
 
 
 def _first(encoded: Encoded, texts: int) -> list[Window]:

@@ -14,6 +14,12 @@ EXAMPLE = 'attar predict build/sentiment/bundle "a gripping, funny film"'
 
 CHUNK = 1024
 READ = 1 << 16
+# How --data is read: as question and context, or as tokens too; for all other tasks as a text or a pair.
+READ_AS = {
+    "question-answering": "question-answering",
+    "token-classification": "token-classification",
+    "multi-task": "token-classification",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.bundle, threads=args.threads, options=options(args.set))
     chunks: Iterable[Sequence[Any]]
     if args.data is not None:
-        kind = "question-answering" if model.task.kind == "question-answering" else "text-classification"
+        kind = READ_AS.get(model.task.kind, "text-classification")
         chunks = _chunks(read_examples(args.data, kind=kind, text=args.text_column, require_labels=False).texts)
     else:
         chunks = read_lines(sys.stdin.buffer) if args.texts == ["-"] else _chunks(args.texts)
@@ -92,7 +98,7 @@ def _pair(line: str) -> Any:
     """An input of two texts from its JSON; anything else is left for the model to refuse."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
 
 

@@ -13,6 +13,7 @@ from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks.base import Task
 from attar.runtime.tasks.multi import MultiTask
+from attar.runtime.tokenizer import Text
 
 NOTHING = Examples((), None, "nothing")
 
@@ -87,6 +88,18 @@ def flattened(examples: Examples) -> Examples:
         return examples
     texts = dict.fromkeys(part for pair in examples.texts for part in ((pair,) if isinstance(pair, str) else pair))
     return Examples(tuple(texts), None, examples.source)
+
+
+def singles(task: Task, train: Examples, *others: Examples) -> Examples:
+    """What a task's student learns from: of scored pairs an embedder's learns from the texts that no other part has."""
+    if task.kind != "embeddings" or all(isinstance(text, str) for text in train.texts):
+        return train
+    return remove_overlap(flattened(train), *map(flattened, others))
+
+
+def inputs(task: Task, texts: Sequence[Text]) -> tuple[Text, ...]:
+    """What a model reads of these texts: of scored pairs an embedder reads the texts one by one."""
+    return flattened(Examples(tuple(texts), None, "")).texts if task.kind == "embeddings" else tuple(texts)
 
 
 def concatenated(parts: Sequence[Examples]) -> Examples:

@@ -22,7 +22,7 @@ from attar.distill.teacher import Teacher
 from attar.export import parity
 from attar.export.bundle import Evidence, in_memory, scheme, write
 from attar.export.onnx import to_onnx
-from attar.pipeline.data import NOTHING, named
+from attar.pipeline.data import NOTHING, inputs, named, singles
 from attar.pipeline.fit import LONGEST, check_kinship, cut_at, fitting
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
@@ -59,6 +59,7 @@ class Corpus:
         else:
             dev = named(self.dev, task)
             train = remove_overlap(everything, dev)
+        train = singles(task, train, dev)
         if not train.texts:
             raise DataError(f"{self.train.source} holds no text that is not in {dev.source} too; give other data")
         more = Examples(crops(train, per_text, seed).texts + self.unlabelled.texts, None, self.unlabelled.source)
@@ -177,7 +178,7 @@ def convert(
     records: Records = []
     if quantize:
         console.line(f"{len(parts.dev)} texts choose the int8 scheme, {len(judged)} others judge it")
-        material = Material(student.task, parts.dev, NOTHING, parts.dev, folder)
+        material = Material(student.task, singles(student.task, parts.dev), NOTHING, parts.dev, folder)
         before = {"score": points(in_memory(student), parts.dev)}
         student, records = apply(student, material, [INT8], out, console, quantizes=True, before=before)
     console.line("parity, gate and bundle ...")
@@ -205,7 +206,7 @@ def prove(
     student: Student, texts: Sequence[Text], judged: Examples | None, teacher: Statistics | None, settings: GateSettings
 ) -> Proof:
     """Parity with PyTorch on `texts` and, where the teacher's statistics are known, the gate on the bytes."""
-    found = parity.check(student, texts[:PARITY_TEXTS])
+    found = parity.check(student, inputs(student.task, texts)[:PARITY_TEXTS])
     model = to_onnx(student)
     runtime = in_memory(student, model=model)
     if judged is None or teacher is None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import nn
+
 from attar.distill.checkpoint import read_config
 from attar.runtime.data import Examples
 from attar.runtime.errors import SettingsError
@@ -30,6 +32,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "multi-task": ("heads",),
 }
 """What [task] may hold besides `kind`; all else is found in the data."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ def _head(name: str, record: Mapping[str, Any]) -> HeadSettings:
     kind = record.get("kind")
     if kind not in PARTS:
         raise SettingsError(f"{where} needs a kind; known: {', '.join(PARTS)}")
+    # A head is a part of a torch module and an output of a graph, which have names of their own.
+    if hasattr(nn.ModuleDict(), name) or name in INPUTS:
+        raise SettingsError(f'{where}: no head can have this name; call it {name}_head, with column = "{name}"')
     options = {k: v for k, v in record.items() if k not in ("kind", "column")}
     _check(kind, options, where)
     return HeadSettings(name, kind, str(record.get("column", name)), options)

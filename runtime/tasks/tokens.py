@@ -105,6 +105,12 @@ class TokenClassification(Task):
         """The types of spans that the tags tell apart, sorted."""
         return tuple(sorted({split_tag(tag)[1] for tag in self.tags} - {""}))
 
+    def continuations(self, head: str) -> NDArray[np.int64]:
+        """B-city goes on with I-city, U-city with L-city and S-city with E-city; any other tag with itself."""
+        after = {"B-": "I-", "U-": "L-", "S-": "E-"}
+        names = [after.get(prefix, prefix) + type_ for prefix, type_ in map(split_tag, self.tags)]
+        return np.array([self._index.get(name, i) for i, name in enumerate(names)], dtype=np.int64)
+
     def reader(self, source: bytes, pad_id: int) -> Tokenizer:
         return Tokenizer(source, self.max_length, pad_id, stride=self._shared)
 

@@ -113,7 +113,7 @@ REAL: dict[str, dict[str, Any]] = {
 def real_sized(folder: Path, kind: str, labels: tuple[str, ...] | None = None, mode: str = "") -> Student:
     """384 wide, with one layer: what is asked here is asked of the heads."""
     base = kind.partition(",")[0]
-    make_checkpoint(folder, kind=base, hidden=384, ffn=384, heads=12, layers=1, labels=labels)
+    make_checkpoint(folder, kind=base, hidden=384, ffn=64, heads=12, layers=1, labels=labels)
     if mode:
         add_pooling(folder, 384, mode)
     return Student.load(folder)

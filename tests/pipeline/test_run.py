@@ -134,7 +134,7 @@ def test_a_step_that_costs_too_much_is_dropped_with_its_numbers(finished: Path) 
     distil, prune, quantize = json.loads((finished / "report.json").read_text())["stages"]
     assert (distil["kept"], prune["kept"], quantize["kept"]) == (True, False, True)
     assert "points on dev, more than its share of -100" in prune["reason"]
-    assert 0 <= prune["accuracy"] <= 100 and prune["speedup"]["ratio"] == 1.5
+    assert 0 <= prune["score"] <= 100 and prune["speedup"]["ratio"] == 1.5
     assert prune["parameters"] < distil["parameters"] == quantize["parameters"]
     student = Student.load(finished / "student")
     assert [s["use"] for s in student.lineage] == ["distill.distil", "compress.quantize.int8"]
