@@ -57,7 +57,7 @@ EVERY = pytest.mark.parametrize("use", sorted(STEPS))
 def test_the_known_steps_are_found() -> None:
     assert STEPS.keys() >= {
         "distill.distil", "compress.prune.heads", "compress.prune.ffn",
-        "compress.factorize.activation_aware", "compress.quantize.int8",
+        "compress.factorize.activation_aware", "compress.quantize.int8", "compress.vocabulary", "distill.calibrate",
     }  # fmt: skip
     assert "distill.finetune" not in STEPS  # it makes the teacher, not a student
 
