@@ -12,6 +12,7 @@ from attar.pipeline.recipe import Recipe
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks.base import Task
+from attar.runtime.tasks.embeddings import Embedding
 from attar.runtime.tasks.multi import MultiTask
 from attar.runtime.tokenizer import Text
 
@@ -113,6 +114,13 @@ def named_splits(task: Task, splits: Splits) -> Splits:
 
     An embedder may be distilled on texts without labels; whatever is judged by needs them.
     """
+    for part in (splits.dev, splits.test) if isinstance(task, Embedding) else ():
+        fits, data = ("Spearman", "scored pairs") if isinstance(part.texts[0], tuple) else ("recall@1", "single texts")
+        if task.judged_by != fits:
+            raise SettingsError(
+                f"{part.source}: holds {data}, but the task is judged by {task.judged_by}; set judged_by = {fits!r} in "
+                "[task], and give dev and test of one kind"
+            )
     free = task.kind == "embeddings" and splits.train.labels is None
     train = splits.train if free else named(splits.train, task)
     return replace(splits, train=train, dev=named(splits.dev, task), test=named(splits.test, task))

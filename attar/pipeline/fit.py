@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attar.distill.checkpoint import read_config, read_task
+from attar.distill.checkpoint import TASK, read_config, read_task
 from attar.distill.data.assets import resolve_model
 from attar.distill.finetune import local_folder
 from attar.distill.student import Student
@@ -34,6 +34,13 @@ def fitting(task: Task, texts: Sequence[Text]) -> Task:
     if isinstance(task, Embedding):
         return replace(task, judged_by="Spearman" if pair else "recall@1")
     return task
+
+
+def student_for(folder: Path, texts: Sequence[Text]) -> Student:
+    """The student in a folder, with a task for these texts where the folder's own files do not say it."""
+    student = Student.load(folder)
+    known = any((folder / name).is_file() for name in ("student.json", TASK)) and student.task.kind != "embeddings"
+    return student if known else replace(student, task=fitting(student.task, texts))
 
 
 def cut_at(student: Student, length: int, exact: bool = False) -> Student:

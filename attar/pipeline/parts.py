@@ -23,12 +23,12 @@ from attar.export import parity
 from attar.export.bundle import Evidence, in_memory, scheme, write
 from attar.export.onnx import to_onnx
 from attar.pipeline.data import NOTHING, inputs, named, singles
-from attar.pipeline.fit import LONGEST, check_kinship, cut_at, fitting
+from attar.pipeline.fit import LONGEST, check_kinship, cut_at, fitting, student_for
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
 from attar.pipeline.stages import Stages
 from attar.pipeline.steps import Material, Runner, measures, points, statistics
-from attar.runtime.bench.texts import TEXTS
+from attar.runtime.bench.texts import TEXTS, pairs
 from attar.runtime.bundle import MANIFEST
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
@@ -111,7 +111,7 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
     """The recipe's steps before the first of compression, from the fine-tuned teacher; the student goes to `out`."""
     out = vacant(out, "student.json")
     folder = local_folder(resolve_model(teacher))
-    student = Student.load(folder)
+    student = student_for(folder, corpus.train.texts)
     student = cut_at(student, recipe.teacher.settings.max_length if recipe else LONGEST)
     if recipe is None:
         count = len(student.encoder.layers)
@@ -130,7 +130,7 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
 def compress(source: Path, teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, console: Console) -> Records:
     """The recipe's steps from the first of compression on, or int8 alone; the student goes to `out`."""
     out = vacant(out, "student.json")
-    student, folder = Student.load(source), local_folder(resolve_model(teacher))
+    student, folder = student_for(source, corpus.train.texts), local_folder(resolve_model(teacher))
     specs = [INT8] if recipe is None else recipe.steps[len(before_compression(recipe)) :]
     if not specs:
         raise SettingsError(f"the recipe {recipe.name if recipe else ''!r} has no compress step")
@@ -151,14 +151,15 @@ def export(
     if (test is None) != (teacher is None):
         raise SettingsError("the gate needs both --data and --teacher; give both, or neither for a bundle without gate")
     out = vacant(out, MANIFEST)
-    student = Student.load(source)
+    student = Student.load(source) if test is None else student_for(source, test.texts)
     reference = None
     if test is not None and teacher is not None:
         test = named(split(test, dev=0, test=0, seed=0).train, student.task, source=test.source)
         console.line(f"the teacher answers {len(test)} texts ...")
         reference = teacher_statistics(local_folder(resolve_model(teacher)), test)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, test.texts if test else TEXTS, test, reference, settings)
+    texts = test.texts if test else pairs() if student.task.pairs else TEXTS
+    proof = prove(student, texts, test, reference, settings)
     return ship(student, proof, out, source.resolve().name, allow_failed_gate)
 
 

@@ -93,7 +93,7 @@ def test_similarity_is_the_cosine_and_never_beyond_1(a: np.ndarray, b: np.ndarra
 
 def test_heads_and_gate() -> None:
     reads = [Embedding(4, pooling=p).heads for p in ("mean", "cls", "max")]
-    assert reads == [(Head("sentence_embedding", 4, r, "vector"),) for r in ("mean", "first", "max")]
+    assert reads == [(Head("sentence_embedding", 4, r, "vector", unit=True),) for r in ("mean", "first", "max")]
     assert Embedding(4, truncate=2).heads[0].outputs == 4
     assert Embedding(4).gates == ("recall@1",)
     assert Embedding(4, judged_by="Spearman").gates == ("Spearman",)
