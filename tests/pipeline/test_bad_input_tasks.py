@@ -236,6 +236,25 @@ def test_a_setting_that_cannot_be(refused: Refused, task: str, rows: list[Row], 
     assert words in refused(task, rows)
 
 
+SCORED: list[Row] = [{"sentence1": f"a film {i}", "sentence2": f"the plot {i}", "score": i / 12} for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("data", "others", "words"),
+    [
+        (f"{SIZES}", {}, "(dev): holds scored pairs, but the task is judged by recall@1; set judged_by = 'Spearman'"),
+        (
+            FILES,
+            {"dev": CLASSES[:4], "test": SCORED[:2]},
+            "test.jsonl: holds scored pairs, but the task is judged by re",
+        ),
+    ],
+    ids=["both", "test"],
+)
+def test_an_embedder_needs_the_measure_of_its_data(refused: Refused, data: str, others: Any, words: str) -> None:
+    assert words in refused('kind = "embeddings"\njudged_by = "recall@1"', SCORED[2:], data=data, **others)
+
+
 def answer(reader: Path, given: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """What `attar predict` says to one line of stdin."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(given).encode() + b"\n")))
