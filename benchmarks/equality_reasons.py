@@ -139,7 +139,8 @@ def _entities(case: Case) -> str:
         seam = int(second.offsets[np.flatnonzero(second.sequence >= 0)[0], 0])
         none = case.column.endswith("none")
         kept = ours if none else _longest(ours)
-        if _alike([r for r in kept if r[2] < seam], [r for r in held if r[2] < seam]):
+        limit = min([seam, *(r[1] for r in (*kept, *held) if r[1] < seam <= r[2])])  # a word may lie in both windows
+        if _alike([r for r in kept if r[2] < limit], [r for r in held if r[2] < limit]):
             how = "the pipeline cuts it, attar reads on" if none else "windows are joined in other ways"
             return f"longer than the model: {how}; equal up to the second window"
     return "unexplained: entities differ"

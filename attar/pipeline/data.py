@@ -109,18 +109,23 @@ def concatenated(parts: Sequence[Examples]) -> Examples:
     return Examples(tuple(t for p in parts for t in p.texts), labels, " + ".join(p.source for p in parts))
 
 
+def _check_judged(task: Embedding, part: Examples) -> None:
+    fits, data = ("Spearman", "scored pairs") if isinstance(part.texts[0], tuple) else ("recall@1", "single texts")
+    if task.judged_by != fits:
+        raise SettingsError(
+            f"{part.source}: holds {data}, but the task is judged by {task.judged_by}; set judged_by = {fits!r} in "
+            "[task], and give dev and test of one kind"
+        )
+
+
 def named_splits(task: Task, splits: Splits) -> Splits:
     """The splits with labels in the task's own terms; `DataError` where a part has a label that training lacks.
 
     An embedder may be distilled on texts without labels; whatever is judged by needs them.
     """
-    for part in (splits.dev, splits.test) if isinstance(task, Embedding) else ():
-        fits, data = ("Spearman", "scored pairs") if isinstance(part.texts[0], tuple) else ("recall@1", "single texts")
-        if task.judged_by != fits:
-            raise SettingsError(
-                f"{part.source}: holds {data}, but the task is judged by {task.judged_by}; set judged_by = {fits!r} in "
-                "[task], and give dev and test of one kind"
-            )
+    if isinstance(task, Embedding):
+        _check_judged(task, splits.dev)
+        _check_judged(task, splits.test)
     free = task.kind == "embeddings" and splits.train.labels is None
     train = splits.train if free else named(splits.train, task)
     return replace(splits, train=train, dev=named(splits.dev, task), test=named(splits.test, task))
