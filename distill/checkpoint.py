@@ -80,24 +80,35 @@ def read_task(folder: Path, positions: int) -> Task:
 
 
 def _task(architecture: str, config: Mapping[str, Any], length: int) -> Task:
-    names = config.get("id2label") or {}
-    labels = [str(names[str(i)]) for i in range(len(names))] or ["LABEL_0", "LABEL_1"]
     problem = config.get("problem_type")
     if architecture.endswith("ForTokenClassification"):
-        return TokenClassification(tuple(labels), length, min(32, length // 4))
+        return TokenClassification(_labels(config), length, min(32, length // 4))
     if architecture.endswith("ForQuestionAnswering"):
         length = min(length, 384)
         return QuestionAnswering(length, min(128, length // 3))
     if architecture.endswith("ForSequenceClassification"):
+        labels = _labels(config)
         if problem == "multi_label_classification":
-            return TextClassification(tuple(labels), length, multi_label=True)
+            return TextClassification(labels, length, multi_label=True)
         if problem == "regression" or len(labels) == 1:
             return Regression(length)
-        return TextClassification(tuple(labels), length)
+        return TextClassification(labels, length)
     raise ModelError(
         f"a {architecture} has no head that attar serves: fine-tune it first (attar run does), or give a "
         f"sentence-transformers folder with {POOLING}"
     )
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the outputs, in their order; without any the two that the library makes up."""
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    wanted = [str(i) for i in range(len(names))]
+    if not isinstance(names, Mapping) or set(names) != set(wanted):
+        given = ", ".join(map(str, names))
+        raise ModelError(
+            f"id2label in config.json names the outputs {given}; give each output from 0 to {len(names) - 1} one name"
+        )
+    return tuple(str(names[i]) for i in wanted)
 
 
 def _embedding(folder: Path, config: Mapping[str, Any], length: int) -> Task:

@@ -148,6 +148,20 @@ def test_one_label(tmp_path: Path) -> None:
     assert Student.load(one).task == Regression(MAX_LENGTH)
 
 
+@pytest.mark.parametrize("kind", ["text-classification", "multi-label", "token-classification"])
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [({"0": "a", "2": "b"}, "0, 2"), ({"1": "a", "2": "b"}, "1, 2"), (["a", "b"], "a, b"), ({"x": "a"}, "x")],
+)
+def test_outputs_without_a_name(names: Any, given: str, kind: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "m", kind=kind, layers=1)
+    config = json.loads((folder / "config.json").read_text()) | {"id2label": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    last = len(names) - 1
+    with pytest.raises(ModelError, match=rf"m: id2label in config\.json names the outputs {given}; .* 0 to {last} one"):
+        Student.load(folder)
+
+
 @pytest.mark.parametrize(("mode", "pooling"), [("cls_token", "cls"), ("mean_tokens", "mean"), ("max_tokens", "max")])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_sentence_transformers_pooling(mode: str, pooling: str, normalise: bool, tmp_path: Path) -> None:
