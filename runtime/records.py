@@ -10,6 +10,7 @@ from typing import Any
 from attar.runtime.data_formats import Table
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.record_values import answers, class_name, number, plain_text, spans, token_text
+from attar.runtime.tasks.multi import PARTS
 from attar.runtime.tasks.spans import Span
 from attar.runtime.tokenizer import Text
 
@@ -67,8 +68,8 @@ class Wanted:
         if bool(self.heads) != (self.kind == "multi-task"):
             raise SettingsError(f"{self.kind}: has {len(self.heads)} heads; multi-task needs some, other tasks none")
         for name, kind, _ in self.heads:
-            if kind not in ("text-classification", "token-classification"):
-                raise SettingsError(f"head {name!r}: is of kind {kind!r}; text-classification or token-classification")
+            if kind not in PARTS:
+                raise SettingsError(f"head {name!r}: is of kind {kind!r}; a head is one of {', '.join(PARTS)}")
         if self.heads and self.label is not None:
             raise SettingsError(f"label={self.label!r} means nothing to multi-task: each head names its own column")
 
@@ -143,10 +144,9 @@ def _multi_task(wanted: Wanted, file: str, table: Table) -> Record:
             f"{file}: has no column {column!r} for the head {name!r}; its columns are {list(table.columns)}"
         )
     labels: list[LabelOf] = []
+    makers = {"text-classification": partial(_classes, wanted), "token-classification": partial(_spans, wanted, text)}
     for _, kind, column in wanted.heads:
-        names = table.class_names.get(column)
-        made = partial(_spans, wanted, text) if kind == "token-classification" else partial(_classes, wanted)
-        labels.append(made(column, names))
+        labels.append(makers.get(kind, _number)(column, table.class_names.get(column)))
 
     def label(where: str, row: Values, text: Text) -> tuple[Any, ...] | None:
         found = tuple(each(where, row, text) for each in labels)

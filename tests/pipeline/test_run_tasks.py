@@ -159,11 +159,13 @@ CASES = {
         task='kind = "embeddings"', teacher="fine_tuned = true", base="embedder",
     ),
     "multi-task": Case(
-        lambda text, label: {**tokens(text), "mood": label},
-        ("mood: accuracy", "spans: entity F1"), ("mood: accuracy", "spans: entity F1"), dict,
+        lambda text, label: {**tokens(text), "mood": label, "stars": 1 + 4 * (label == "positive")},
+        ("mood: accuracy", "spans: entity F1", "rating: Spearman"),
+        ("mood: accuracy", "spans: entity F1", "rating: Spearman"), dict,
         task=(
             'kind = "multi-task"\nheads.mood.kind = "text-classification"\n'
-            'heads.spans = {kind = "token-classification", column = "tags", stride = 4}'
+            'heads.spans = {kind = "token-classification", column = "tags", stride = 4}\n'
+            'heads.rating = {kind = "regression", column = "stars"}'
         ),
     ),
 }  # fmt: skip
@@ -242,7 +244,8 @@ def check(name: str, model: Model, answers: list[Any]) -> None:
     elif name in ("embeddings", "similarity"):
         assert np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
     elif name == "multi-task":
-        assert [set(a) for a in answers] == [{"mood", "spans"}] * 3
+        assert [set(a) for a in answers] == [{"mood", "spans", "rating"}] * 3
+        assert first["rating"].value > 3 > long["rating"].value and long["rating"].truncated
         assert long["mood"].truncated and not first["mood"].truncated
     for entity in first if name == "token-classification" else first["spans"] if name == "multi-task" else []:
         assert isinstance(entity, Entity) and FILM[entity.start : entity.end] == entity.text

@@ -160,6 +160,39 @@ def test_heads_have_a_label_each(read: Any) -> None:
         assert read("multi-task", row, heads=HEADS, require_labels=False).labels is None
 
 
+RATED = (("topic", "text-classification", "topic"), ("mood", "regression", "rating"))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_head_may_be_a_number(ending: str, tmp_path: Path) -> None:
+    rows = {
+        "jsonl": '{"text": "a", "topic": "film", "rating": 3}\n{"text": "b", "topic": "book", "rating": -0.5}\n',
+        "csv": "text,topic,rating\na,film,3\nb,book,-0.5\n",
+    }
+    path = tmp_path / f"rows.{ending}"
+    path.write_text(rows[ending])
+    assert read_examples(path, kind="multi-task", heads=RATED).labels == (("film", 3.0), ("book", -0.5))
+    assert read_examples(path, kind="multi-task", heads=RATED[::-1]).labels == ((3.0, "film"), (-0.5, "book"))
+
+
+def test_a_number_stands_beside_tags(read: Any) -> None:
+    rows = FLIGHT | {"rating": "1e1"}
+    assert read("multi-task", rows, heads=(*HEADS, RATED[1])).labels == (("fly", CITIES, 10.0),)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("good", "line 1: the label 'good' is not a finite number"),
+        ("3,5", "line 1: the label '3,5' has a comma; write decimals with a point"),
+        (None, "line 1: has no label for the head 'mood' in column 'rating'; fill it in"),
+    ],
+)
+def test_a_head_of_numbers_refuses_what_is_none(read: Any, value: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read("multi-task", {"text": "a", "topic": "film", "rating": value}, heads=RATED)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -182,7 +215,7 @@ def test_faults_of_heads(read: Any, row: dict[str, Any], words: str) -> None:
     [
         ("multi-task", {}, "multi-task: has 0 heads"),
         ("regression", {"heads": HEADS}, "regression: has 2 heads; multi-task needs some, other tasks none"),
-        ("multi-task", {"heads": (("a", "regression", "b"),)}, "head 'a': is of kind 'regression'"),
+        ("multi-task", {"heads": (("a", "embeddings", "b"),)}, "head 'a': is of kind 'embeddings'; a head is one of"),
         ("multi-task", {"heads": HEADS, "label": "intent"}, "each head names its own column"),
     ],
 )
