@@ -74,12 +74,20 @@ def read_examples(
     heads, and MissingExtraError where pyarrow is needed and absent.
     """
     wanted = Wanted(kind, text, label, require_labels and kind != "embeddings", tuple(heads))
-    path = Path(path)
+    return _read(Path(path), split, wanted, labelled=require_labels)
+
+
+def read_texts(path: Path | str, *, kind: str, text: str | None = None) -> Examples:
+    """The texts that `read_examples` reads, without labels: whatever a row has in their place is not looked at."""
+    return _read(Path(path), None, Wanted(kind, text, labelled=False), labelled=False, texts_alone=True)
+
+
+def _read(path: Path, split: str | None, wanted: Wanted, *, labelled: bool, texts_alone: bool = False) -> Examples:
     name = str(path)
     try:
         if path.is_dir():
             name = f"{path} [{split}]" if split else name
-            parts = read_folder(path, split, kind, labelled=require_labels)
+            parts = read_folder(path, split, wanted.kind, labelled=labelled)
         elif not path.exists():
             raise DataError(f"{path}: there is no such file or folder; check the path (seen from {Path.cwd()})")
         elif split is not None:
@@ -87,13 +95,13 @@ def read_examples(
                 f"{path}: is one file, so split={split!r} selects nothing; leave split out, or name a folder"
             )
         else:
-            parts = [(str(path), read_table(path, kind, labelled=require_labels))]
-        return _collect(name, parts, wanted)
+            parts = [(str(path), read_table(path, wanted.kind, labelled=labelled))]
+        return _collect(name, parts, wanted, texts_alone)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); check the file and its permissions") from error
 
 
-def _collect(name: str, parts: Iterable[tuple[str, Table]], wanted: Wanted) -> Examples:
+def _collect(name: str, parts: Iterable[tuple[str, Table]], wanted: Wanted, texts_alone: bool) -> Examples:
     texts: list[Text] = []
     labels: list[Any] = []
     unlabelled = ""  # where the first row without a label is
@@ -104,7 +112,7 @@ def _collect(name: str, parts: Iterable[tuple[str, Table]], wanted: Wanted) -> E
         for place, row in table.rows(record.columns):
             where = f"{file}: {place}"
             texts.append(record.text(where, row))
-            value = record.label(where, row, texts[-1]) if record.label else None
+            value = record.label(where, row, texts[-1]) if record.label and not texts_alone else None
             if value is None and not unlabelled:
                 unlabelled = f"{where}: has no label"
             labels.append(value)

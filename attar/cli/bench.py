@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attar.runtime.data import Examples
+    from attar.runtime.tasks.base import Task
     from attar.runtime.tokenizer import Text
 
 HELP = "Measure a bundle against baselines: a table, or with --json one JSON line."
@@ -37,20 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from attar.cli.predict import check_form
     from attar.runtime.bench.coordinator import bench
     from attar.runtime.bench.texts import TEXTS, pairs
     from attar.runtime.bundle import Bundle
-    from attar.runtime.data import read_examples
     from attar.runtime.errors import SettingsError
 
     task = Bundle.read(args.bundle).manifest.task
     texts: Sequence[Text] = pairs() if task.pairs else TEXTS
     labels: Sequence[Any] | None = None
     if args.data is not None:
-        labelled = args.label_column is not None
-        examples = read_examples(
-            args.data, kind=task.kind, text=args.text_column, label=args.label_column, require_labels=labelled
-        )
+        examples = _read(task, args)
+        check_form(task, examples, task.inputs(examples.texts))
         texts, labels = examples.texts, examples.labels
     elif args.text_column is not None or args.label_column is not None:
         raise SettingsError("--text-column and --label-column name columns of --data, which is missing")
@@ -59,6 +59,25 @@ def run(args: argparse.Namespace) -> int:
     )
     print(json.dumps(result.to_json()) if args.json else result.table(), flush=True)
     return 0
+
+
+def _read(task: Task, args: argparse.Namespace) -> Examples:
+    """--data, with labels if it has any; the label columns of a multi-task model are named A,B, in its heads' order."""
+    from attar.runtime.data import read_examples
+    from attar.runtime.tasks.multi import MultiTask
+
+    label: str | None = args.label_column
+    heads: tuple[tuple[str, str, str], ...] = ()
+    if isinstance(task, MultiTask):
+        heads, label = task.columns(label.split(",") if label else ()), None
+    return read_examples(
+        args.data,
+        kind=task.kind,
+        text=args.text_column,
+        label=label,
+        require_labels=args.label_column is not None,
+        heads=heads,
+    )
 
 
 def _progress(line: str) -> None:

@@ -7,19 +7,18 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from attar.runtime.data import Examples
+    from attar.runtime.tasks.base import Task
+    from attar.runtime.tokenizer import Text
 
 HELP = "Answer texts with a bundle, one JSON line each."
 EXAMPLE = 'attar predict build/sentiment/bundle "a gripping, funny film"'
 
 CHUNK = 1024
 READ = 1 << 16
-# How --data is read: as question and context, or as tokens too; for all other tasks as a text or a pair.
-READ_AS = {
-    "question-answering": "question-answering",
-    "token-classification": "token-classification",
-    "multi-task": "token-classification",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,7 @@ def options(given: Sequence[str]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answers as they are computed, in the order of the inputs."""
-    from attar.runtime.data import read_examples
+    from attar.runtime.data import read_texts
     from attar.runtime.errors import SettingsError
     from attar.runtime.model import load
     from attar.runtime.tasks.base import jsonable
@@ -80,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.bundle, threads=args.threads, options=options(args.set))
     chunks: Iterable[Sequence[Any]]
     if args.data is not None:
-        kind = READ_AS.get(model.task.kind, "text-classification")
-        chunks = _chunks(read_examples(args.data, kind=kind, text=args.text_column, require_labels=False).texts)
+        # A multi-task model may tag tokens, and its columns of labels are of no interest here.
+        kind = "token-classification" if model.task.kind == "multi-task" else model.task.kind
+        examples = read_texts(args.data, kind=kind, text=args.text_column)
+        check_form(model.task, examples, examples.texts)
+        chunks = _chunks(examples.texts)
     else:
         chunks = read_lines(sys.stdin.buffer) if args.texts == ["-"] else _chunks(args.texts)
         if model.task.pairs:
@@ -92,6 +94,20 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.buffer.write(json.dumps(jsonable(answer), ensure_ascii=False).encode() + b"\n")
         sys.stdout.buffer.flush()
     return 0
+
+
+def check_form(task: Task, examples: Examples, texts: Sequence[Text]) -> None:
+    """Refuses pairs where the task reads single texts, and the reverse; `texts`: what it is to read of the examples."""
+    from attar.runtime.errors import DataError
+
+    if all(isinstance(text, str) != task.pairs for text in texts):
+        return
+    found, wanted, columns = (
+        ("single texts", "pairs of texts", "the two columns of a pair with --text-column FIRST,SECOND")
+        if task.pairs
+        else ("pairs of texts", "single texts", "one column with --text-column NAME")
+    )
+    raise DataError(f"{examples.source}: holds {found}, but the model reads {wanted}; choose {columns}")
 
 
 def _pair(line: str) -> Any:

@@ -11,10 +11,10 @@ from attar.distill.data.split import Splits, check_disjoint, join_answers, remov
 from attar.pipeline.recipe import Recipe
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
+from attar.runtime.tasks import embeddings
 from attar.runtime.tasks.base import Task
 from attar.runtime.tasks.embeddings import Embedding
 from attar.runtime.tasks.multi import MultiTask
-from attar.runtime.tokenizer import Text
 
 NOTHING = Examples((), None, "nothing")
 
@@ -73,11 +73,7 @@ def read_for(
     in the order of the heads, or called like the heads."""
     heads: tuple[tuple[str, str, str], ...] = ()
     if isinstance(task, MultiTask):
-        names = [name for name, _ in task.parts]
-        columns = label.split(",") if label else [c for _, _, c in recipe.task.columns] if recipe else names
-        if len(columns) != len(names):
-            raise SettingsError(f"{len(columns)} label columns for the heads {', '.join(names)}: name one a head")
-        heads = tuple((n, part.kind, c) for (n, part), c in zip(task.parts, columns, strict=True))
+        heads = task.columns(label.split(",") if label else [c for _, _, c in recipe.task.columns] if recipe else ())
         label = None
     found = resolve_data(spec, kind=task.kind, heads=heads, text=text, label=label, require_labels=require_labels)
     return join_answers(found) if task.kind == "question-answering" and found.labels is not None else found
@@ -87,8 +83,7 @@ def flattened(examples: Examples) -> Examples:
     """Pairs as the single texts that an embedder learns to imitate its teacher on; single texts as they are."""
     if all(isinstance(text, str) for text in examples.texts):
         return examples
-    texts = dict.fromkeys(part for pair in examples.texts for part in ((pair,) if isinstance(pair, str) else pair))
-    return Examples(tuple(texts), None, examples.source)
+    return Examples(embeddings.singles(examples.texts), None, examples.source)
 
 
 def singles(task: Task, train: Examples, *others: Examples) -> Examples:
@@ -96,11 +91,6 @@ def singles(task: Task, train: Examples, *others: Examples) -> Examples:
     if task.kind != "embeddings" or all(isinstance(text, str) for text in train.texts):
         return train
     return remove_overlap(flattened(train), *map(flattened, others))
-
-
-def inputs(task: Task, texts: Sequence[Text]) -> tuple[Text, ...]:
-    """What a model reads of these texts: of scored pairs an embedder reads the texts one by one."""
-    return flattened(Examples(tuple(texts), None, "")).texts if task.kind == "embeddings" else tuple(texts)
 
 
 def concatenated(parts: Sequence[Examples]) -> Examples:

@@ -22,7 +22,7 @@ from attar.distill.teacher import Teacher
 from attar.export import parity
 from attar.export.bundle import Evidence, in_memory, scheme, write
 from attar.export.onnx import to_onnx
-from attar.pipeline.data import NOTHING, inputs, named, singles
+from attar.pipeline.data import NOTHING, named, singles
 from attar.pipeline.fit import LONGEST, check_kinship, cut_at, fitting, student_for
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
@@ -114,7 +114,7 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
     student = student_for(folder, corpus.train.texts)
     student = cut_at(student, recipe.teacher.settings.max_length if recipe else LONGEST)
     if recipe is None:
-        count = len(student.encoder.layers)
+        count = len(student.transformer.layers)
         layers = tuple(range(count, 0, -2))[::-1]
         specs: Sequence[StepSpec] = [StepSpec("distill.distil", distillation.Settings(layers=layers, match=layers))]
     else:
@@ -207,7 +207,7 @@ def prove(
     student: Student, texts: Sequence[Text], judged: Examples | None, teacher: Statistics | None, settings: GateSettings
 ) -> Proof:
     """Parity with PyTorch on `texts` and, where the teacher's statistics are known, the gate on the bytes."""
-    found = parity.check(student, inputs(student.task, texts)[:PARITY_TEXTS])
+    found = parity.check(student, student.task.inputs(texts)[:PARITY_TEXTS])
     model = to_onnx(student)
     runtime = in_memory(student, model=model)
     if judged is None or teacher is None:

@@ -23,7 +23,7 @@ from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export.bundle import describe, in_memory, manifest
 from attar.export.onnx.plain import export_plain
-from attar.pipeline.data import inputs, named_splits, read_data
+from attar.pipeline.data import named_splits, read_data
 from attar.pipeline.fit import cut_at, fitting
 from attar.pipeline.parts import prove, ship
 from attar.pipeline.progress import Console
@@ -228,7 +228,7 @@ class Run:
         def work(part: Path) -> dict[str, Any]:
             self.console.line("benchmark against the teacher ...")
             against = [self.out / "teacher", self.judged / "teacher-onnx"]
-            texts = inputs(self.task, test.texts)
+            texts = self.task.inputs(test.texts)
             found = bench(
                 bundle, against, texts[: spec.texts], rounds=spec.rounds,
                 progress=lambda text: self.console.progress(0.5, text),

@@ -19,7 +19,6 @@ from attar.distill.supervision import Supervision, supervise
 from attar.distill.teacher import Teacher
 from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
-from attar.pipeline.data import inputs
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import StepSpec
 from attar.pipeline.stages import Stages, key_of
@@ -69,7 +68,7 @@ def points(model: Model, data: Examples) -> float:
 
 def dev_outputs(student: Student, dev: Examples) -> tuple[Encoded, Outputs]:
     """Raw outputs of the exported bytes on dev, and the rows they belong to."""
-    encoded = student.encode(inputs(student.task, dev.texts))
+    encoded = student.encode(student.task.inputs(dev.texts))
     return encoded, in_memory(student).outputs(encoded)
 
 
@@ -81,7 +80,7 @@ def speedup(before: Student, after: Student, texts: Sequence[Text], as_int8: boo
     if as_int8 and before.plan is None and after.plan is None:
         plan = QuantPlan().to_json()
         before, after = replace(before, plan=plan), replace(after, plan=plan)
-    a, b, texts = in_memory(before), in_memory(after), inputs(before.task, texts)
+    a, b, texts = in_memory(before), in_memory(after), before.task.inputs(texts)
     batch, single = list(texts[:64]), list(texts[64:72]) or list(texts[:8])
     pairs = [(lambda: a.answer(batch), lambda: b.answer(batch))]
     pairs += [(lambda t=t: a.answer([t]), lambda t=t: b.answer([t])) for t in single]  # type: ignore[misc]  # lambdas with defaults
@@ -90,7 +89,7 @@ def speedup(before: Student, after: Student, texts: Sequence[Text], as_int8: boo
 
 def single_ms(model: Model, texts: Sequence[Text]) -> float:
     """Median milliseconds of single texts, text in to answer out. For pictures; ratios are measured in pairs."""
-    times, texts = [], inputs(model.task, texts)
+    times, texts = [], model.task.inputs(texts)
     for text in (*texts[:5], *texts[:60]):
         start = time.perf_counter()
         model.answer([text])

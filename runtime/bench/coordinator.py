@@ -73,7 +73,8 @@ def bench(
     read = Bundle.read(bundle)
     task = read.manifest.task
     _ = [module_for(path) for path in against]  # a wrong path is refused before any worker starts
-    whole = _choose(texts, min(len(texts), WHOLE_TEXTS))
+    timed = task.inputs(texts)
+    whole = _choose(timed, min(len(timed), WHOLE_TEXTS))
     rows = task.encode(task.reader(read.contents["tokenizer.json"], read.manifest.pad_id), whole).ids
     tokens = sum(map(len, rows)) / len(whole)
     paths = [bundle, *against]
@@ -82,7 +83,7 @@ def bench(
         for name, path in zip(_names(paths), paths, strict=True):
             say(f"loading {name}")
             systems.append(_start(stack.enter_context(Worker(name, path, count, task.max_length))))
-        accuracy, notes = _accuracy(systems, task.gates, texts, labels, say)
+        accuracy, notes = _accuracy(systems, task.gates_on(texts), texts, labels, say)
         _tune(systems, whole[:TUNE_TEXTS], say)
         _measure(systems, whole, rounds, say)
     return replace(_result(systems, len(whole), tokens, count), accuracy=accuracy, notes=tuple(notes))

@@ -64,6 +64,10 @@ class Task(ABC):
     def gates(self) -> tuple[str, ...]:
         """The measures that the gate judges; the others of `statistics` are only reported."""
 
+    def gates_on(self, texts: Sequence[Text]) -> tuple[str, ...]:
+        """The measures that fit these examples, which may be of another form than those of the gate."""
+        return self.gates
+
     @property
     def pairs(self) -> bool:
         """Whether an input is two texts."""
@@ -72,6 +76,10 @@ class Task(ABC):
     def continuations(self, head: str) -> NDArray[np.int64] | None:
         """For each output of a tagging head, the tag of a token that goes on where another began; else None."""
         return None
+
+    def inputs(self, texts: Sequence[Text]) -> tuple[Text, ...]:
+        """What the network reads of the texts of examples."""
+        return tuple(texts)
 
     def reader(self, source: bytes, pad_id: int) -> Tokenizer:
         """The tokenizer with this task's way of cutting."""

@@ -101,6 +101,13 @@ class Embedding(Task):
     def gates(self) -> tuple[str, ...]:
         return (self.judged_by,)
 
+    def gates_on(self, texts: Sequence[Text]) -> tuple[str, ...]:
+        return ("Spearman",) if _are_pairs(texts) else ("recall@1",)
+
+    def inputs(self, texts: Sequence[Text]) -> tuple[Text, ...]:
+        """The texts of scored pairs one by one, each once; single texts as they are."""
+        return singles(texts) if any(not isinstance(text, str) for text in texts) else tuple(texts)
+
     def encode(self, tokenizer: Tokenizer, texts: Sequence[Text]) -> Encoded:
         """One row a text, prompt included. Single texts only: the two of a pair are embedded one by one."""
         prompt = self.prompt
@@ -169,6 +176,12 @@ class Embedding(Task):
             prompt=record["prompt"],
             judged_by=record["judged_by"],
         )
+
+
+def singles(texts: Sequence[Text]) -> tuple[str, ...]:
+    """Single texts, and those of pairs one by one, in their order and each once."""
+    parts = ((text,) if isinstance(text, str) else text for text in texts)
+    return tuple(dict.fromkeys(part for each in parts for part in each))
 
 
 def unit(vectors: Floats) -> Floats:

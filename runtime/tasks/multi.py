@@ -52,6 +52,13 @@ class MultiTask(Task):
     def heads(self) -> tuple[Head, ...]:
         return tuple(replace(part.heads[0], name=name) for name, part in self.parts)
 
+    def columns(self, called: Sequence[str] = ()) -> tuple[tuple[str, str, str], ...]:
+        """(name, kind, column) of each head, as data readers want them; by default a column has its head's name."""
+        names = [name for name, _ in self.parts]
+        if len(called or names) != len(names):
+            raise SettingsError(f"{len(called)} label columns for the heads {', '.join(names)}: name one a head")
+        return tuple((n, part.kind, c) for (n, part), c in zip(self.parts, called or names, strict=True))
+
     @property
     def gates(self) -> tuple[str, ...]:
         return tuple(f"{name}: {gate}" for name, part in self.parts for gate in part.gates)

@@ -34,7 +34,14 @@ Refused = Callable[..., str]
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundles of random models by the names of their kinds."""
     folder = tmp_path_factory.mktemp("bundles")
-    for kind in ("question-answering", "token-classification", "pairs", "multi-task"):
+    for kind in (
+        "text-classification",
+        "question-answering",
+        "token-classification",
+        "pairs",
+        "embeddings",
+        "multi-task",
+    ):
         student = make_student(folder / f"model-{kind}", kind=kind, layers=1)
         write(student, folder / kind, name=kind)
     return folder
@@ -58,14 +65,14 @@ def predict(
 
 
 @pytest.fixture
-def refused(bundles: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
+def refused(bundles: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Refused:
     """The message of a call that must be refused without an answer."""
 
     def call(kind: str, *arguments: str) -> str:
         assert main(["predict", str(bundles / kind), *arguments]) == 2
-        found = capfd.readouterr()
-        (line,) = found.err.splitlines()
-        assert found.out == "" and line.startswith("attar: error: ")
+        found = capfdbinary.readouterr()
+        (line,) = found.err.decode().splitlines()
+        assert found.out == b"" and line.startswith("attar: error: ")
         return line
 
     return call
@@ -127,6 +134,49 @@ def test_tokens_are_read_from_a_data_file(predict: Predict, tmp_path: Path) -> N
         wanted = predict(kind, "The film was dull")
         for name in ("t.jsonl", "s.jsonl"):
             assert predict(kind, "--data", str(tmp_path / name)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "labels"),
+    [
+        ("text-classification", {"text": TEXT}, [None, "unheard of", ["a", "b"], {"a": 1}, "", "negative"]),
+        ("embeddings", {"text": TEXT}, ["some class", None, [1, 2]]),
+        ("pairs", {"text": QUESTION, "text_pair": CONTEXT}, [["x"], None, "unheard of"]),
+        ("token-classification", {"tokens": TEXT.split()}, [["O"], None, "no list", [7]]),
+        ("multi-task", {"tokens": TEXT.split()}, [["O"], None, "no list"]),
+        ("question-answering", PAIR, ["no list", None, [{"text": "nowhere", "start": 0}]]),
+    ],
+)
+def test_labels_are_not_looked_at(
+    predict: Predict, tmp_path: Path, kind: str, row: dict[str, Any], labels: list[Any]
+) -> None:
+    column = {"token-classification": "tags", "multi-task": "tags", "question-answering": "answers"}.get(kind, "label")
+    rows = [*({**row, column: label} for label in labels), row]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row) + "\n")
+    (wanted,) = predict(kind, "--data", str(tmp_path / "texts.jsonl"))
+    assert predict(kind, "--data", str(tmp_path / "rows.jsonl")) == [wanted] * len(rows)
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "text-classification"])
+def test_pairs_for_a_model_of_single_texts_are_refused(
+    refused: Refused, predict: Predict, tmp_path: Path, kind: str
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"text": TEXT, "text_pair": CONTEXT}) + "\n")
+    assert refused(kind, "--data", str(data)).endswith(
+        "pairs.jsonl: holds pairs of texts, but the model reads single texts; choose one column with --text-column NAME"
+    )
+    assert predict(kind, "--data", str(data), "--text-column", "text_pair") == predict(kind, CONTEXT)
+
+
+def test_single_texts_for_a_model_of_pairs_are_refused(refused: Refused, predict: Predict, tmp_path: Path) -> None:
+    data = tmp_path / "texts.jsonl"
+    data.write_text(json.dumps({"text": QUESTION, "body": CONTEXT}) + "\n")
+    message = refused("pairs", "--data", str(data))
+    assert "texts.jsonl: holds single texts, but the model reads pairs of texts; choose the two columns" in message
+    wanted = predict("pairs", json.dumps([QUESTION, CONTEXT]))
+    assert predict("pairs", "--data", str(data), "--text-column", "text,body") == wanted
 
 
 def test_every_head_answers(predict: Predict) -> None:
