@@ -6,49 +6,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.errors import DataError, SettingsError
-from attar.runtime.tasks.base import IGNORED, Answer, Floats, Head, Outputs, Statistics, Targets, Task, softmax
+from attar.runtime.tasks.base import IGNORED, Answer, Floats, Head, Outputs, Statistics, Targets, Task
 from attar.runtime.tasks.classification import check_texts
 from attar.runtime.tasks.spans import (
-    OUTSIDE,
-    Indices,
     Span,
     checked,
     covering,
-    first_tokens,
     most_context,
     pipeline_tag,
     run_tags,
     split_tag,
     starts_of_rows,
-    tag_runs,
     trimmed,
-    word_scores,
-    words_of,
 )
+from attar.runtime.tasks.tokens_decode import AGGREGATIONS, Aggregation, Decoder, Entity
 from attar.runtime.tokenizer import Encoded, Text, Tokenizer, Window, Windows
 
-Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
-AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """One find: characters `start` to `end` of the text, which are `text`; `score` is the mean of its parts' scores."""
-
-    label: str
-    score: float
-    start: int
-    end: int
-    text: str
-
-    def __repr__(self) -> str:
-        return f"Entity({self.text!r}, {self.label!r}, score={self.score:.2f}, {self.start}:{self.end})"
+__all__ = ["AGGREGATIONS", "Aggregation", "Entity", "TokenClassification"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,7 @@ class TokenClassification(Task):
         """B-city goes on with I-city, U-city with L-city and S-city with E-city; any other tag with itself."""
         after = {"B-": "I-", "U-": "L-", "S-": "E-"}
         names = [after.get(prefix, prefix) + type_ for prefix, type_ in map(split_tag, self.tags)]
-        return np.array([self._index.get(name, i) for i, name in enumerate(names)], dtype=np.int64)
+        return np.array([self._decoder.index.get(name, i) for i, name in enumerate(names)], dtype=np.int64)
 
     def reader(self, source: bytes, pad_id: int) -> Tokenizer:
         return Tokenizer(source, self.max_length, pad_id, stride=self._shared)
@@ -122,44 +102,8 @@ class TokenClassification(Task):
         """Entities of each text in their order, from logits (T, C) a row."""
         logits = cast(list[Floats], outputs["logits"])
         if self.aggregation == "word" and isinstance(encoded.windows, Windows):
-            return self._quick(encoded, encoded.windows, logits)
-        return [self._answer(text, windows, logits[rows]) for text, windows, rows in _by_text(encoded)]
-
-    def _quick(self, encoded: Encoded, windows: Windows, logits: Sequence[Floats]) -> list[Any]:
-        """`answers` by words: for texts of one window without an array of their own, which would cost more than all."""
-        flat = np.concatenate(logits)
-        chosen = flat.argmax(axis=-1)
-        # Most tokens are no part of anything, and nobody asks for their scores.
-        asked = np.flatnonzero(chosen != self._outside)
-        sure = np.zeros(len(flat), dtype=np.float32)
-        sure[asked] = softmax(flat[asked]).max(axis=-1)
-        best, scores = chosen.tolist(), sure.tolist()
-        texts, owners = cast(Sequence[str], encoded.texts), windows.owners
-        found: list[Any] = []
-        row, token = 0, 0
-        while row < len(owners):
-            behind = row + 1
-            while behind < len(owners) and owners[behind] == owners[row]:
-                behind += 1
-            text = texts[owners[row]]
-            if behind - row == 1:
-                encoding = windows.encodings[row]
-                spans = first_tokens(text, encoding.offsets, encoding.special_tokens_mask)
-                tags = [self.tags[best[token + place]] for _, _, place in spans]
-                runs = tag_runs(tags) if tags.count(OUTSIDE) < len(tags) else []
-                found.append([self._entity(text, spans[a:b], label, scores, token) for a, b, label in runs])
-            else:
-                found.append(self._answer(text, windows[row:behind], logits[row:behind]))
-            token += sum(len(logits[i]) for i in range(row, behind))
-            row = behind
-        return found
-
-    def _entity(
-        self, text: str, words: Sequence[tuple[int, int, int]], label: str, scores: Sequence[float], token: int
-    ) -> Entity:
-        """The entity that these words make; each comes with its characters and its first token."""
-        start, end = words[0][0], words[-1][1]
-        return Entity(label, sum(scores[token + w[2]] for w in words) / len(words), start, end, text[start:end])
+            return self._decoder.words(cast(Sequence[str], encoded.texts), encoded.windows, logits)
+        return [self._decoder.entities(text, windows, logits[rows]) for text, windows, rows in _by_text(encoded)]
 
     def targets(self, encoded: Encoded, labels: Sequence[Any]) -> Targets:
         """Tags int64 (T,) a row: tokens that share characters with a span have its tags, those of the text's windows
@@ -199,7 +143,7 @@ class TokenClassification(Task):
         counts = []
         for text, entities, spans in zip(texts, answer(texts), self.named(labels, texts), strict=True):
             assert isinstance(text, str)  # or `named` has refused it
-            given = {trimmed(span, text) for span in self._spans(text, entities)}
+            given = {trimmed(span, text) for span in self._decoder.spans(text, entities)}
             true = {trimmed((start, end, shown.get(type_, type_)), text) for start, end, type_ in spans}
             counts.append((len(given & true), len(given), len(true)))
         return {"entity F1": np.array(counts, dtype=np.int64).reshape(-1, 3)}
@@ -223,92 +167,23 @@ class TokenClassification(Task):
         return max(0, min(self.stride, (self.max_length - 2) // 2))
 
     @cached_property
-    def _pipeline(self) -> tuple[NDArray[np.bool_], NDArray[np.int64], tuple[str, ...]]:
-        """For each tag, as the pipeline sees it: whether it begins an entity, a number for its kind, and its label."""
-        begins, kinds, labels = zip(*map(pipeline_tag, self.tags), strict=True)
-        return np.array(begins), np.array([kinds.index(kind) for kind in kinds]), labels
-
-    def _answer(self, text: str, windows: Sequence[Window], logits: Sequence[Floats]) -> list[Entity]:
-        """Entities of one text, from its windows and their logits (T, C)."""
-        tokens = most_context(windows, self._shared)
-        if not len(tokens):
-            return []
-        offsets = np.concatenate([w.offsets for w in windows])[tokens]
-        scores = softmax(np.concatenate(logits)[tokens])
-        if self.aggregation == "word":
-            words = np.array(words_of(text), dtype=np.int64).reshape(-1, 2)
-            first, last = covering(offsets, words[:, 0], words[:, 1])
-            read = last > first
-            offsets, scores = words[read], scores[first[read]]
-        elif self.aggregation not in ("none", "simple"):
-            subword = np.concatenate([w.subword for w in windows])[tokens]
-            offsets, scores = word_scores(offsets, scores, subword, self.aggregation)
-        best, values, places = scores.argmax(axis=-1), scores.max(axis=-1).tolist(), offsets.tolist()
-        found = []
-        for first_part, behind, label in self._runs(best):
-            start, end = places[first_part][0], places[behind - 1][1]
-            if start < end:
-                score = sum(values[first_part:behind]) / (behind - first_part)
-                found.append(Entity(label, score, start, end, text[start:end]))
-        return found
-
-    def _runs(self, best: Indices) -> list[Span]:
-        """The entities that a sequence of tags (P,) stands for, as places in it."""
-        if self.aggregation == "none":
-            return [(i, i + 1, self.tags[best[i]]) for i in np.flatnonzero(best != self._outside).tolist()]
-        if self.aggregation == "word":
-            return tag_runs([self.tags[i] for i in best.tolist()])
-        return self._pipeline_runs(best)
-
-    def _pipeline_runs(self, best: Indices) -> list[Span]:
-        """Parts of the same kind that follow each other, none of them but the first beginning an entity, as places."""
-        begins, kinds, labels = self._pipeline
-        new = begins[best]
-        new[:1] = True
-        new[1:] |= kinds[best[1:]] != kinds[best[:-1]]
-        first = np.flatnonzero(new)
-        behind = [*first[1:].tolist(), len(best)]
-        runs = zip(first.tolist(), behind, best[first].tolist(), strict=True)
-        return [(a, b, labels[tag]) for a, b, tag in runs if labels[tag] != OUTSIDE]
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {tag: i for i, tag in enumerate(self.tags)}
-
-    @property
-    def _outside(self) -> int:
-        """The tag O, or IGNORED where there is none."""
-        return self._index.get(OUTSIDE, IGNORED)
+    def _decoder(self) -> Decoder:
+        return Decoder(self.tags, self.aggregation, self._shared)
 
     def _tags(self, offsets: NDArray[np.int32], spans: Sequence[Span]) -> NDArray[np.int64]:
         """The tags (T,) that mark the spans, given the characters (T, 2) of a text's tokens."""
-        tags = np.full(len(offsets), self._outside, dtype=np.int64)
+        tags = np.full(len(offsets), self._decoder.outside, dtype=np.int64)
         if not spans:
             return tags
+        index = self._decoder.index
         starts, ends, types = zip(*sorted(spans), strict=True)
         done = 0
         for first, last, type_ in zip(*covering(offsets, np.array(starts), np.array(ends)), types, strict=True):
             begin = max(int(first), done)  # a token of two spans is the earlier one's
             if begin < last:
-                tags[begin:last] = [self._index[tag] for tag in run_tags(int(last) - begin, type_, self._index)]
+                tags[begin:last] = [index[tag] for tag in run_tags(int(last) - begin, type_, index)]
                 done = int(last)
         return tags
-
-    def _spans(self, text: str, entities: Sequence[Entity]) -> list[Span]:
-        """Spans of a text's entities; with `none`, of its tokens grouped wherever only whitespace lies between them."""
-        if self.aggregation != "none":
-            return [(e.start, e.end, e.label) for e in entities]
-        pieces: list[list[Entity]] = []
-        for entity in entities:
-            if pieces and not text[pieces[-1][-1].end : entity.start].strip():
-                pieces[-1].append(entity)
-            else:
-                pieces.append([entity])
-        return [
-            (piece[first].start, piece[behind - 1].end, label)
-            for piece in pieces
-            for first, behind, label in self._pipeline_runs(np.array([self._index[e.label] for e in piece]))
-        ]
 
 
 def _by_text(encoded: Encoded) -> Iterator[tuple[str, list[Window], slice]]:
