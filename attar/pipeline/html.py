@@ -1,15 +1,26 @@
 """The report as one HTML page that makes no request and reads well in light, in dark and on a phone."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attar.compress.gate import sentence, signed
 from attar.pipeline import charts
+from attar.pipeline.markup import (
+    cells,
+    decimal,
+    definitions,
+    duration,
+    heading,
+    interval,
+    megabytes,
+    millions,
+    safe,
+    table,
+)
 from attar.pipeline.style import CSS
 
 if TYPE_CHECKING:
-    from attar.pipeline.report import Interval, Report, StageInfo
+    from attar.pipeline.report import Report, StageInfo
 
 BOOTSTRAPPED = ("F1", "entity F1", "micro F1", "Spearman")
 _TONES = {"pass": "pass", "fail": "fail", "not enough data": "unsure"}
@@ -24,7 +35,7 @@ def render(report: "Report") -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_e(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n"
+        f"<title>{safe(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -34,14 +45,14 @@ def _header(report: "Report", title: str) -> str:
     about = [task.get("kind", ""), f"judged by {task['metric']}" if "metric" in task else ""]
     about += [report.get("created", ""), f"attar {report['attar']}" if "attar" in report else ""]
     if "seconds" in report:
-        about.append(f"took {_duration(report['seconds'])}")
+        about.append(f"took {duration(report['seconds'])}")
     tone, text = "none", "<strong>No accuracy gate was run.</strong>"
     if gate := report.get("gate"):
         tone = _TONES.get(gate["verdict"], "none")
         word, _, rest = sentence(gate).partition(": ")
-        text = f"<strong>{_e(word)}</strong>: {_e(rest)}."
-    quiet = " · ".join(_e(part) for part in about if part)
-    return f'<h1>{_e(title)}</h1>\n<p class="quiet">{quiet}</p>\n<p class="verdict {tone}" role="status">{text}</p>'
+        text = f"<strong>{safe(word)}</strong>: {safe(rest)}."
+    quiet = " · ".join(safe(part) for part in about if part)
+    return f'<h1>{safe(title)}</h1>\n<p class="quiet">{quiet}</p>\n<p class="verdict {tone}" role="status">{text}</p>'
 
 
 def _cards(report: "Report") -> str:
@@ -50,12 +61,12 @@ def _cards(report: "Report") -> str:
     bundle, gate = report.get("bundle"), report.get("gate")
     p50 = [row for row in bench["ratios"] if row["metric"] == "p50"] if bench else []
     if p50:
-        cards.append((f"{p50[0]['ratio']:.1f}×", f"faster than {p50[0]['name']}, p50, {_range(p50[0])}"))
+        cards.append((f"{p50[0]['ratio']:.1f}×", f"faster than {p50[0]['name']}, p50, {interval(p50[0])}"))
     if bundle and teacher and bundle["size_mb"] > 0:
         times = teacher["size_mb"] / bundle["size_mb"]
-        cards.append((f"{times:.1f}×", f"smaller: {_mb(teacher['size_mb'])} to {_mb(bundle['size_mb'])}"))
+        cards.append((f"{times:.1f}×", f"smaller: {megabytes(teacher['size_mb'])} to {megabytes(bundle['size_mb'])}"))
     elif bundle:
-        cards.append((_mb(bundle["size_mb"]), "bundle"))
+        cards.append((megabytes(bundle["size_mb"]), "bundle"))
     if gate:
         loss = f"{signed(gate['difference'])} points against the teacher, on {gate['split']}"
         measure = gate.get("measure", "accuracy")
@@ -63,31 +74,31 @@ def _cards(report: "Report") -> str:
         cards.append((f"{gate['student']:.1f}{unit}", f"{measure}: {loss}"))
     if bundle and (latency := bundle.get("p50_ms")) is not None:
         cards.append((f"{latency:.2f} ms", "p50 latency of the bundle"))
-    items = (f'<div class="card"><b>{_e(value)}</b><span>{_e(text)}</span></div>' for value, text in cards)
+    items = (f'<div class="card"><b>{safe(value)}</b><span>{safe(text)}</span></div>' for value, text in cards)
     return '<div class="cards">\n' + "\n".join(items) + "\n</div>" if cards else ""
 
 
 def _stages(report: "Report") -> str:
     rows = []
     if teacher := report.get("teacher"):
-        figures = [_n(teacher.get("dev"), 1), _n(teacher["size_mb"], 1), _millions(teacher["parameters"])]
-        figures += [_n(teacher.get("p50_ms"), 2), "", ""]
+        figures = [decimal(teacher.get("dev"), 1), decimal(teacher["size_mb"], 1), millions(teacher["parameters"])]
+        figures += [decimal(teacher.get("p50_ms"), 2), "", ""]
         rows.append(_row("T", teacher["name"], "the teacher", "", figures, dropped=False))
     for number, stage in enumerate(report.get("stages", []), 1):
         rows.append(_stage(number, stage))
     if not rows:
         return ""
-    numbers = [f"{_e(_metric(report))} on dev", "size, MB", "parameters", "p50, ms", "speed-up (95 %)", "time"]
-    head = _head(["", "stage", "outcome"], numbers)
+    numbers = [f"{safe(_metric(report))} on dev", "size, MB", "parameters", "p50, ms", "speed-up (95 %)", "time"]
+    head = heading(["", "stage", "outcome"], numbers)
     note = '<p class="quiet">The speed-up is against the stage kept before it, measured on this machine.</p>'
-    return f"<h2>Stages</h2>\n{_table(head, rows)}\n{note}"
+    return f"<h2>Stages</h2>\n{table(head, rows)}\n{note}"
 
 
 def _stage(number: int, stage: "StageInfo") -> str:
     speedup = stage.get("speedup")
-    figures = [_n(stage.get("score"), 1), _n(stage["size_mb"], 1), _millions(stage["parameters"])]
-    figures += [_n(stage.get("p50_ms"), 2), f"{speedup['ratio']:.2f} ({_range(speedup)})" if speedup else "–"]
-    figures.append("cached" if stage.get("cached") else _duration(stage["seconds"]))
+    figures = [decimal(stage.get("score"), 1), decimal(stage["size_mb"], 1), millions(stage["parameters"])]
+    figures += [decimal(stage.get("p50_ms"), 2), f"{speedup['ratio']:.2f} ({interval(speedup)})" if speedup else "–"]
+    figures.append("cached" if stage.get("cached") else duration(stage["seconds"]))
     outcome = "kept" if stage["kept"] else "dropped"
     note = f"{stage['use']}: {stage['reason']}" if stage["reason"] else stage["use"]
     return _row(str(number), stage["name"], note, outcome, figures, dropped=not stage["kept"])
@@ -95,7 +106,7 @@ def _stage(number: int, stage: "StageInfo") -> str:
 
 def _charts(report: "Report") -> str:
     figures = [
-        f"<figure><figcaption>{title}<span>{_e(text)}</span></figcaption>\n{svg}</figure>" if svg else ""
+        f"<figure><figcaption>{title}<span>{safe(text)}</span></figcaption>\n{svg}</figure>" if svg else ""
         for title, text, svg in _drawn(report, _points(report))
     ]
     # The three pictures by stage side by side, then the two that say what it was all for.
@@ -161,7 +172,7 @@ def _gate(report: "Report") -> str:
     test = "paired bootstrap" if bare in BOOTSTRAPPED else "Tango's paired score test"
     how = f"A {test} of non-inferiority: the lower bound must not fall below minus the margin. "
     how += "Where several measures are judged, all must pass; this is the worst of them."
-    return f'<h2>Gate</h2>\n{_pairs(pairs)}\n<p class="quiet">{_e(how)}</p>'
+    return f'<h2>Gate</h2>\n{definitions(pairs)}\n<p class="quiet">{safe(how)}</p>'
 
 
 def _metric(report: "Report") -> str:
@@ -175,9 +186,9 @@ def _measures(report: "Report") -> str:
     found, rows = report.get("measures"), []
     for name, teacher in (found["teacher"] if found else {}).items():
         student = found["student"].get(name) if found else None
-        figures = [_n(teacher, 2), _n(student, 2), "–" if student is None else f"{student - teacher:+.2f}"]
-        rows.append(_cells([f'<th class="text" scope="row">{_e(name)}</th>'], figures))
-    parts = [_table(_head(["measure on test, points"], ["teacher", "student", "difference"]), rows)] if rows else []
+        figures = [decimal(teacher, 2), decimal(student, 2), "–" if student is None else f"{student - teacher:+.2f}"]
+        rows.append(cells([f'<th class="text" scope="row">{safe(name)}</th>'], figures))
+    parts = [table(heading(["measure on test, points"], ["teacher", "student", "difference"]), rows)] if rows else []
     known = report.get("confidence", {})
     if "ece" in known:
         said = (
@@ -194,22 +205,22 @@ def _bench(report: "Report") -> str:
     bench = report.get("bench")
     if not bench:
         return ""
-    head = _head(["system"], ["batch", "p50, ms", "p90, ms", "p99, ms", "texts/s"])
+    head = heading(["system"], ["batch", "p50, ms", "p90, ms", "p99, ms", "texts/s"])
     rows = []
     for system in bench["systems"]:
-        figures = [str(system["batch"]), *(_n(value, 2) for value in (system["p50_ms"], system["p90_ms"]))]
-        figures += [_n(system["p99_ms"], 2), _n(system["throughput_per_s"], 0)]
-        rows.append(_cells([f'<th class="text" scope="row">{_e(system["name"])}</th>'], figures))
+        figures = [str(system["batch"]), *(decimal(value, 2) for value in (system["p50_ms"], system["p90_ms"]))]
+        figures += [decimal(system["p99_ms"], 2), decimal(system["throughput_per_s"], 0)]
+        rows.append(cells([f'<th class="text" scope="row">{safe(system["name"])}</th>'], figures))
     ratios = [
-        f"<p>{row['ratio']:.2f}× {_e(row['metric'])} against {_e(row['name'])} "
-        f'<span class="quiet">(95 % interval {_e(_range(row))}, {row["rounds"]} rounds)</span></p>'
+        f"<p>{row['ratio']:.2f}× {safe(row['metric'])} against {safe(row['name'])} "
+        f'<span class="quiet">(95 % interval {safe(interval(row))}, {row["rounds"]} rounds)</span></p>'
         for row in bench["ratios"]
     ]
     if overhead := report.get("overhead"):
         spread = f"{overhead['ratio']:.3f}× ({overhead['low']:.3f}–{overhead['high']:.3f})"
         ratios.append(f"<p>{spread} the time of the bare engine: what attar itself costs.</p>")
-    how = f'<p class="quiet">{_e(bench["how"])}</p>'
-    return "\n".join(["<h2>Benchmark</h2>", _table(head, rows), *ratios, how])
+    how = f'<p class="quiet">{safe(bench["how"])}</p>'
+    return "\n".join(["<h2>Benchmark</h2>", table(head, rows), *ratios, how])
 
 
 def _facts(report: "Report") -> str:
@@ -217,7 +228,7 @@ def _facts(report: "Report") -> str:
     sections: list[tuple[str, list[tuple[str, str]]]] = []
     if bundle := report.get("bundle"):
         files = [(name, f"{size:,} bytes") for name, size in sorted(bundle["files"].items())]
-        sections.append(("Bundle", [("size", _mb(bundle["size_mb"])), ("scheme", bundle["scheme"]), *files]))
+        sections.append(("Bundle", [("size", megabytes(bundle["size_mb"])), ("scheme", bundle["scheme"]), *files]))
     if parity := report.get("parity"):
         far = [("at most", f"{parity['max_abs']:.3g}"), ("on average", f"{parity['mean_abs']:.3g}")]
         checks = [("texts", f"{parity['texts']:,}"), ("checked", "; ".join(parity["checks"]) or "–")]
@@ -226,7 +237,7 @@ def _facts(report: "Report") -> str:
     sections.append(("Machine", [(name, str(value)) for name, value in report.get("machine", {}).items()]))
     versions = {"attar": report["attar"]} if "attar" in report else {}
     sections.append(("Versions", list({**versions, **report.get("versions", {})}.items())))
-    shown = [f"<section>\n<h2>{title}</h2>\n{_pairs(pairs)}\n</section>" for title, pairs in sections if pairs]
+    shown = [f"<section>\n<h2>{title}</h2>\n{definitions(pairs)}\n</section>" for title, pairs in sections if pairs]
     return '<div class="facts">\n' + "\n".join(shown) + "\n</div>" if shown else ""
 
 
@@ -243,68 +254,19 @@ def _data(report: "Report") -> list[tuple[str, str]]:
 def _recipe(report: "Report") -> str:
     if not (recipe := report.get("recipe")):
         return ""
-    return f"<details>\n<summary>Recipe</summary>\n<pre>{_e(recipe)}</pre>\n</details>"
+    return f"<details>\n<summary>Recipe</summary>\n<pre>{safe(recipe)}</pre>\n</details>"
 
 
-def _e(text: object) -> str:
-    return escape(str(text), quote=True)
+def _row(mark: str, name: str, note: str, outcome: str, figures: Sequence[str], *, dropped: bool) -> str:
+    first = [
+        f'<td class="text">{safe(mark)}</td>',
+        f'<td class="text wide">{safe(name)}<small>{safe(note)}</small></td>',
+        f'<td class="text"><span class="tag">{outcome}</span></td>',
+    ]
+    return cells(first, figures, "dropped" if dropped else "")
 
 
 def _said(what: str, points: Sequence[charts.Point], attribute: str) -> str:
     """The picture in words, for those who cannot see it."""
     known = [(point.name, getattr(point, attribute)) for point in points]
     return f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in known if value is not None)
-
-
-def _head(texts: Iterable[str], numbers: Iterable[str]) -> str:
-    cells = [f'<th class="text">{text}</th>' for text in texts] + [f"<th>{text}</th>" for text in numbers]
-    return "<tr>" + "".join(cells) + "</tr>"
-
-
-def _row(mark: str, name: str, note: str, outcome: str, figures: Sequence[str], *, dropped: bool) -> str:
-    first = [
-        f'<td class="text">{_e(mark)}</td>',
-        f'<td class="text wide">{_e(name)}<small>{_e(note)}</small></td>',
-        f'<td class="text"><span class="tag">{outcome}</span></td>',
-    ]
-    return _cells(first, figures, "dropped" if dropped else "")
-
-
-def _cells(first: Sequence[str], figures: Sequence[str], kind: str = "") -> str:
-    opening = f'<tr class="{kind}">' if kind else "<tr>"
-    return opening + "".join(first) + "".join(f"<td>{_e(figure)}</td>" for figure in figures) + "</tr>"
-
-
-def _table(head: str, rows: Sequence[str]) -> str:
-    # A region that scrolls must be reachable by keyboard.
-    body = "\n".join(rows)
-    table = f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-    return f'<div class="scroll" tabindex="0">\n{table}\n</div>'
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    rows = (f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in pairs)
-    return "<dl>\n" + "\n".join(rows) + "\n</dl>"
-
-
-def _n(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value:,.{decimals}f}"
-
-
-def _mb(size: float) -> str:
-    return f"{size:,.1f} MB"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M"
-
-
-def _range(value: "Interval") -> str:
-    return f"{value['low']:.2f}–{value['high']:.2f}"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s"
-    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"

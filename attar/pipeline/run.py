@@ -30,13 +30,13 @@ from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report
 from attar.pipeline.report import write as write_report
-from attar.pipeline.stages import Stages, folder_digest, key_of
+from attar.pipeline.stages import Stages, folder_digest, key_of, publish
 from attar.pipeline.steps import Material, Runner, measures, points, score, single_ms, statistics
 from attar.pipeline.tasks import build
 from attar.runtime import metrics
 from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
-from attar.runtime.bundle import Bundle, aside, write_bundle
+from attar.runtime.bundle import Bundle, write_bundle
 from attar.runtime.cpu import machine
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, GateError, SettingsError
@@ -291,11 +291,3 @@ def bundle_info(path: Path, measured: dict[str, Any]) -> Any:
         "dev": measured["dev"],
         "p50_ms": measured["p50_ms"],
     }
-
-
-def publish(source: Path, target: Path) -> None:
-    """Copies a stage's folder to where users look for it, as a whole; nothing where it is there already."""
-    if target.is_dir() and folder_digest(source) == folder_digest(target):
-        return
-    with aside(target) as part:
-        shutil.copytree(source, part, dirs_exist_ok=True)

@@ -67,3 +67,11 @@ class Stages:
                     shutil.rmtree(old, ignore_errors=True)
         self.seconds[name] = record["seconds"]
         return folder, record["result"]
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copies a stage's folder to where users look for it, as a whole; nothing where it is there already."""
+    if target.is_dir() and folder_digest(source) == folder_digest(target):
+        return
+    with aside(target) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
