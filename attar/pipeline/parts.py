@@ -114,7 +114,7 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
     student = student_for(folder, corpus.train.texts)
     student = cut_at(student, recipe.teacher.settings.max_length if recipe else LONGEST)
     if recipe is None:
-        count = len(student.transformer.layers)
+        count = len(student.encoder.layers)
         layers = tuple(range(count, 0, -2))[::-1]
         specs: Sequence[StepSpec] = [StepSpec("distill.distil", distillation.Settings(layers=layers, match=layers))]
     else:
