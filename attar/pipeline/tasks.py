@@ -13,7 +13,7 @@ from attar.distill.checkpoint import read_config
 from attar.runtime.data import Examples
 from attar.runtime.errors import SettingsError
 from attar.runtime.tasks import KINDS
-from attar.runtime.tasks.base import Task
+from attar.runtime.tasks.base import INPUTS, Task
 from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tasks.embeddings import Embedding
 from attar.runtime.tasks.multi import PARTS, MultiTask
@@ -32,8 +32,6 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "multi-task": ("heads",),
 }
 """What [task] may hold besides `kind`; all else is found in the data."""
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)

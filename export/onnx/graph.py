@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from attar.runtime.tasks.base import INPUTS
 
 OPSET = 17
 IR_VERSION = 8
@@ -38,13 +41,33 @@ class Graph:
         return self.op(kind, inputs, name, **attributes)
 
     def model(self, outputs: dict[str, list[str | int]], doc: str, *, typed: bool = False) -> onnx.ModelProto:
-        """The checked model; its inputs, `token_type_ids` only if `typed`, are int64 (batch, length)."""
+        """The checked model; its inputs, `token_type_ids` only if `typed`, are int64 (batch, length).
+
+        `outputs`: shapes by the names of heads; a head's values are the tensor `output_of` its name.
+        """
         shape = ["batch", "length"]
-        names = ["input_ids", "attention_mask", *(["token_type_ids"] if typed else [])]
-        inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in names]
-        found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()]
+        inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in INPUTS[: 3 if typed else 2]]
+        found = [helper.make_tensor_value_info(output_of(n), TensorProto.FLOAT, s) for n, s in outputs.items()]
         graph = helper.make_graph(self.nodes, "attar", inputs, found, list(self.weights.values()), doc_string=doc)
+        name_outputs(graph, outputs)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="attar", ir_version=IR_VERSION)
         onnx.checker.check_model(model)
         return model
+
+
+def output_of(head: str) -> str:
+    """What the values of a head are called until `name_outputs`. The dots keep it apart: no head's name has one."""
+    return f"heads.{head}.output"
+
+
+def name_outputs(graph: onnx.GraphProto, heads: Iterable[str]) -> None:
+    """Calls the tensors `output_of` the heads as the heads. Users name these: what is called so already gives way."""
+    names = {head: f"inner.{head}" for head in heads} | {output_of(head): head for head in heads}
+    for weight in graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    for value in (*graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.distill.encoder import HeadShape
-from attar.export.onnx.graph import MICROSOFT, Graph
+from attar.export.onnx.graph import MICROSOFT, Graph, output_of
 
 State = Mapping[str, NDArray[Any]]
 
@@ -17,9 +17,9 @@ State = Mapping[str, NDArray[Any]]
 def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only: bool) -> list[str | int]:
     """Writes the nodes of one head that reads `x` (B, T, H), of which only the first token may be there.
 
-    Its output has the head's name; returns that output's shape.
+    Returns the shape of what it gives, the tensor `output_of` its name.
     """
-    base = f"heads.{shape.name}"
+    base, output = f"heads.{shape.name}", output_of(shape.name)
     found = _read(graph, shape.reads, x, first_only, state["words.weight"].shape[1])
     if shape.dense:
         kind = {"tanh": "Tanh", "relu": "Relu"}.get(shape.activation)
@@ -27,13 +27,13 @@ def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only:
         domain = {} if kind else {"domain": MICROSOFT}
         found = graph.op(kind or "Gelu", [dense], f"{base}.activation", **domain)
     if shape.linear:
-        _linear(graph, state, f"{base}.classifier", found, shape.name, shape.reads)
+        _linear(graph, state, f"{base}.classifier", found, output, shape.reads)
     elif shape.unit:
         length = graph.op("ReduceL2", [found], f"{base}.length", axes=[-1], keepdims=1)
         safe = graph.op("Max", [length, graph.weight("tiny_length", np.array(1e-12, np.float32))], f"{base}.safe")
-        graph.op("Div", [found, safe], shape.name)
+        graph.op("Div", [found, safe], output)
     else:
-        graph.op("Identity", [found], shape.name)
+        graph.op("Identity", [found], output)
     return ["batch", "length", shape.outputs] if shape.reads == "tokens" else ["batch", shape.outputs]
 
 

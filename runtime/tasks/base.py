@@ -22,6 +22,8 @@ Statistics = Mapping[str, NDArray[Any]]
 """By measure (see `runtime/metrics.py`), what each example contributes to it: (N,) or (N, k)."""
 Answer = Callable[[Sequence[Text]], list[Any]]
 """Texts to typed answers: a loaded bundle, a student or a teacher."""
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What a graph calls its inputs, the last one for pairs alone: no head can be called so."""
 IGNORED = -100
 """The target of a token that says nothing: special tokens."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks import task_of
-from attar.runtime.tasks.base import Answer, Head, Outputs, Statistics, Targets, Task
+from attar.runtime.tasks.base import INPUTS, Answer, Head, Outputs, Statistics, Targets, Task
 from attar.runtime.tasks.tokens import TokenClassification
 from attar.runtime.tokenizer import Encoded, Text, Tokenizer, Windows
 
@@ -40,6 +40,8 @@ class MultiTask(Task):
                 raise SettingsError(f"head {name!r} cannot be {kind} here; known, of single texts: {', '.join(PARTS)}")
             if not name.isidentifier():
                 raise SettingsError(f"a head's name must be a plain word, not {name!r}")
+            if name in INPUTS:
+                raise SettingsError(f"head {name!r} has the name of an input of the network; call it {name}_head")
         # Taggers share their windows, so each must know how much of these overlaps.
         strides = {name: part.stride for name, part in self.parts if isinstance(part, TokenClassification)}
         if len(set(strides.values())) > 1:

@@ -239,6 +239,7 @@ def test_a_tagger_says_which_tags_go_on() -> None:
         ((("a", SLOTS), ("b", replace(SLOTS, stride=0))), "one stride, got {'a': 2, 'b': 0}; give all the same"),
         ((("a", INTENT), ("the mood", MOOD)), "a head's name must be a plain word, not 'the mood'"),
         ((("a", INTENT), ("", MOOD)), "a head's name must be a plain word, not ''"),
+        ((("a", INTENT), ("token_type_ids", MOOD)), "'token_type_ids' has the name of an input of the network; call"),
     ],
 )
 def test_heads_that_do_not_go_together_are_refused(parts: Any, words: str) -> None:
