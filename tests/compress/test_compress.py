@@ -1,4 +1,4 @@
-"""The mathematics of pruning, factorization and quantization, against other ways to compute the same."""
+"""The mathematics of pruning and quantization, against other ways to compute the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attar.compress.factorize import activation_aware
 from attar.compress.prune.shrink import choose, shrink_layers
 from attar.compress.quantize import int8
 from attar.compress.quantize.int8 import best_scale, calibrate, shared
@@ -22,6 +21,7 @@ from attar.distill.supervision import supervise
 from attar.distill.teacher import Targets
 from attar.export.onnx.lower import quantize_columns
 from attar.runtime.errors import SettingsError
+from tests.compress.samples import correlated, moment
 from tests.models import make_student, sentences
 
 TEXTS = sentences(48, seed=7).texts
@@ -30,17 +30,6 @@ TEXTS = sentences(48, seed=7).texts
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
     return make_student(tmp_path_factory.mktemp("compress") / "bert", layers=3)
-
-
-def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    """Samples (rows, columns) whose columns depend on each other."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64) @ mix
-
-
-def moment(x: torch.Tensor) -> torch.Tensor:
-    return x.T @ x / len(x)
 
 
 # --- pruning ------------------------------------------------------------------------------------------------------
@@ -177,60 +166,6 @@ def test_second_moments_ignore_padding(student: Student) -> None:
     assert total["layers.0.query"] == sum(map(len, student.encode(TEXTS).ids))
     assert total["layers.2.query"] == len(TEXTS)  # the last layer computes the first row only
     assert all(not m._forward_pre_hooks for m in student.encoder.modules())
-
-
-# --- factorization ------------------------------------------------------------------------------------------------
-
-
-def weighted(weight: torch.Tensor, found: torch.Tensor, m: torch.Tensor) -> float:
-    """E|W x - V x|^2 from the second moment of x."""
-    gap = (weight - found).double()
-    return float((gap @ m @ gap.T).trace())
-
-
-@pytest.mark.parametrize(("outputs", "inputs"), [(10, 16), (16, 10)])
-def test_factors_beat_the_plain_svd(outputs: int, inputs: int) -> None:
-    x = correlated(300, inputs)
-    m, weight = moment(x), torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(2))
-    singular = torch.linalg.svdvals(weight.double() @ torch.linalg.cholesky(m))
-    u, s, v = torch.linalg.svd(weight, full_matrices=False)
-    for rank in (1, 3, 6, 9):
-        up, down = activation_aware.factors(weight, m, rank)
-        assert up.shape == (outputs, rank) and down.shape == (rank, inputs)
-        error = weighted(weight, up @ down, m)
-        assert error < 0.999 * weighted(weight, (u[:, :rank] * s[:rank]) @ v[:rank], m)
-        # Eckart and Young: no product of this rank does better.
-        assert error == pytest.approx(float(singular[rank:].square().sum()), rel=1e-3)
-    up, down = activation_aware.factors(weight, m, min(outputs, inputs))
-    assert (up @ down - weight).abs().max() < 1e-4
-
-
-def test_factors_with_inputs_that_never_vary() -> None:
-    """Fewer samples than inputs, and one channel far larger than the rest, as transformers have them."""
-    x = torch.randn(60, 256, generator=torch.Generator().manual_seed(3))
-    x[:, 4] += 300
-    weight = torch.randn(16, 256, generator=torch.Generator().manual_seed(4))
-    m = moment(x).double()
-    up, down = activation_aware.factors(weight, m, 8)
-    assert torch.isfinite(up).all() and torch.isfinite(down).all()
-    u, s, v = torch.linalg.svd(weight, full_matrices=False)
-    assert weighted(weight, up @ down, m) < 0.5 * weighted(weight, (u[:, :8] * s[:8]) @ v[:8], m)
-
-
-def test_factors_of_an_input_that_is_zero() -> None:
-    up, down = activation_aware.factors(torch.ones(4, 4), torch.zeros(4, 4, dtype=torch.float64), 2)
-    assert torch.isfinite(up).all() and torch.isfinite(down).all()
-
-
-@pytest.mark.parametrize("rank", [0, 1, -0.5, 2])
-def test_rank_is_a_fraction(rank: float) -> None:
-    with pytest.raises(SettingsError, match="rank is a fraction"):
-        activation_aware.Settings(rank=rank)
-
-
-def test_unknown_matrix_is_refused() -> None:
-    with pytest.raises(SettingsError, match="unknown matrix 'ffn'; known: query"):
-        activation_aware.Settings(matrices=("ffn",))
 
 
 # --- quantization -------------------------------------------------------------------------------------------------

@@ -1,92 +1,14 @@
-"""What attar cannot work with ends in exit code 2 and one message with a remedy; nothing half-written is left."""
+"""Data, recipes and flags that attar cannot work with end in exit code 2 and one message with a remedy."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from attar.cli import main
-from tests.fixtures_bundle import make_tiny_bundle
-from tests.models import make_checkpoint, sentences
-
-RECIPE = """
-name = "tiny"
-
-[data]
-train = "train.csv"
-dev = 20
-test = 30
-
-[teacher]
-model = "base"
-epochs = 1
-max_length = 32
-
-[[step]]
-use = "distill.distil"
-layers = [1]
-epochs = 1
-
-[[step]]
-use = "compress.quantize.int8"
-"""
-
-Refused = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/ (a fine-tuned classifier), bundle/, train.csv and recipe.toml; every test has its own copy."""
-    folder = tmp_path_factory.mktemp("bad")
-    make_checkpoint(folder / "base", layers=1, hidden=16, ffn=32, heads=2)
-    make_tiny_bundle(folder / "bundle")
-    found = sentences(200)
-    rows = [f'"{text}",{label}' for text, label in zip(found.texts, found.labels or (), strict=True)]
-    (folder / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (folder / "recipe.toml").write_text(RECIPE)
-    return folder
-
-
-@pytest.fixture
-def here(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: a fresh copy of the material, in which relative names work."""
-    shutil.copytree(material, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
-@pytest.fixture
-def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused, checks what is left, and returns the message."""
-
-    def check(*command: object) -> str:
-        before = {p for p in here.rglob("*") if p.is_file()}
-        assert main([str(part) for part in command]) == 2
-        found = capsys.readouterr()
-        assert "Traceback" not in found.err
-        lines = found.err.splitlines()
-        errors = [line for line in lines if line.startswith("attar: error: ")]
-        # Lines of progress may come before the message; nothing comes after it.
-        assert errors == lines[-1:], found.err
-        assert all(line.startswith(("[", "attar: ")) for line in lines), found.err
-        after = set(here.rglob("*"))
-        assert {p for p in after if p.is_file()} >= before
-        assert not [p for p in after if p.suffix in {".part", ".old"}]
-        assert not [p for p in here.glob("new/**/*") if p.name in {"student.json", "manifest.json", "stage.json"}]
-        return errors[0].removeprefix("attar: error: ")
-
-    return check
-
-
-CONVERT = ("convert", "base", "--out", "new", "--data")
-DISTILL = ("distill", "base", "--out", "new", "--data")
-COMPRESS = ("compress", "base", "--teacher", "base", "--data", "train.csv", "--out", "new", "--recipe")
-RUN = ("run", "recipe.toml", "--out", "new", "--data")
-READERS = pytest.mark.parametrize("command", [CONVERT, DISTILL, RUN], ids=lambda c: c[0])
+from tests.pipeline.refusals import COMPRESS, CONVERT, DISTILL, READERS, RECIPE, RUN, Refused
 
 
 @READERS
@@ -154,53 +76,6 @@ def test_a_label_that_training_never_saw(here: Path, refused: Refused, verb: str
     assert "'mixed'" in message and "dev.csv" in message and "never seen in training" in message
 
 
-@pytest.mark.parametrize("verb", [CONVERT, DISTILL, RUN], ids=lambda c: c[0])
-def test_a_model_folder_without_tokenizer(here: Path, refused: Refused, verb: tuple[str, ...]) -> None:
-    (here / "base/tokenizer.json").unlink()
-    message = refused(*verb, "train.csv")
-    assert "base has no tokenizer.json; save the fast tokenizer" in message
-
-
-@pytest.mark.parametrize("verb", [CONVERT, DISTILL, RUN], ids=lambda c: c[0])
-def test_an_architecture_that_cannot_be_imported(here: Path, refused: Refused, verb: tuple[str, ...]) -> None:
-    config = json.loads((here / "base/config.json").read_text())
-    (here / "base/config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    message = refused(*verb, "train.csv")
-    assert "architecture 'gpt2' in base cannot be imported; known: bert" in message
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no config", "config", "no folder"])
-def test_a_damaged_model_folder(here: Path, refused: Refused, damage: str) -> None:
-    weights, config = here / "base/model.safetensors", here / "base/config.json"
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-100])
-    elif damage == "missing":
-        weights.unlink()
-    elif damage == "no config":
-        config.unlink()
-    elif damage == "config":
-        config.write_text("{")
-    else:
-        shutil.rmtree(here / "base")
-    assert "base" in refused(*CONVERT, "train.csv")
-
-
-@pytest.mark.parametrize("verb", [("predict", "bundle", "a film"), ("inspect", "bundle"), ("verify", "bundle")])
-@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_bundle(here: Path, refused: Refused, verb: tuple[str, ...], damage: str) -> None:
-    model = here / "bundle/model.onnx"
-    data = bytearray(model.read_bytes())
-    if damage == "truncated":
-        model.write_bytes(data[:-10])
-    elif damage == "altered":
-        data[len(data) // 2] ^= 1
-        model.write_bytes(data)
-    else:
-        model.unlink()
-    message = refused(*verb)
-    assert "bundle/model.onnx" in message and "export it again" in message
-
-
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -246,29 +121,6 @@ def test_a_recipe_without_steps_for_the_verb(here: Path, refused: Refused) -> No
     (here / "b.toml").write_text(f"{head}[[step]]{distil}")
     assert "has no distill step before" in refused(*DISTILL, "train.csv", "--recipe", "a.toml")
     assert "has no compress step" in refused(*COMPRESS, "b.toml")
-
-
-TAKEN = [(v, o) for v in ("distill", "compress", "export", "convert") for o in ("file", "file/below", "folder")]
-
-
-# A run writes beside what is in a folder and replaces only its own, so that folder is not taken for it.
-@pytest.mark.parametrize(("verb", "out"), [("run", "file"), ("run", "file/below"), *TAKEN])
-def test_an_out_that_is_taken(here: Path, refused: Refused, verb: str, out: str) -> None:
-    """A file, a file in the way, or a folder of something else, which must not be replaced."""
-    (here / "file").write_text("precious")
-    (here / "folder").mkdir()
-    (here / "folder/notes.txt").write_text("precious")
-    command = {
-        "run": "run recipe.toml",
-        "distill": "distill base --data train.csv",
-        "compress": "compress base --teacher base --data train.csv",
-        "export": "export base",
-        "convert": "convert base --data train.csv --allow-failed-gate",
-    }[verb].split()
-    message = refused(*command, "--out", out)
-    assert "file" in message or "folder" in message
-    assert "choose another --out" in message
-    assert (here / "file").read_text() == (here / "folder/notes.txt").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
