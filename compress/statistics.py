@@ -31,7 +31,7 @@ def observe(student: Student, texts: Sequence[Text], see: Callable[[str, Tensor]
 
         return record
 
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in matrices(student.encoder).items()]
+    handles = [m.register_forward_pre_hook(hook(n)) for n, m in matrices(student.transformer).items()]
     try:
         with torch.no_grad():
             for batch in batches(student.encode(texts), student.pad_id, 32):
@@ -63,7 +63,7 @@ def taylor_importance(taught: Supervision, rows: int) -> list[Masks]:
     The gradient of the distance to the teacher's outputs by a multiplier of 1 on each unit, in absolute value, summed
     over batches of the first `rows` rows. One `Masks` a layer: heads (heads,), ffn (ffn,).
     """
-    encoder = taught.student.encoder
+    encoder = taught.student.transformer
     masks = tuple(
         Masks(torch.ones(s.heads, requires_grad=True), torch.ones(s.ffn, requires_grad=True))
         for s in encoder.shape.layers

@@ -27,17 +27,22 @@ from attar.runtime.tokenizer import Text, clean
 @dataclass(frozen=True)
 class Settings:
     """`trim` keeps the pieces that training and unlabelled texts use at least `min_count` times; `train` takes
-    their frequent words as pieces of their own. `size` is the most that either takes, the most frequent first."""
+    their frequent words as pieces of their own. `size` is the most that either takes, the most frequent first.
+    `common` keeps that many of the old vocabulary's first pieces too: BERT's is in order of frequency, and names that
+    these texts do not hold are among them."""
 
     how: Literal["trim", "train"] = "trim"
     size: int = 8000
     min_count: int = 1
+    common: int = 0
 
     def __post_init__(self) -> None:
         if self.how not in ("trim", "train"):
             raise SettingsError(f"how must be trim or train, not {self.how!r}")
         if self.size < 1 or self.min_count < 1:
             raise SettingsError(f"size and min_count must be at least 1, not {self.size} and {self.min_count}")
+        if self.common < 0:
+            raise SettingsError(f"common must be at least 0, not {self.common}")
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
@@ -47,18 +52,20 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
         raise SettingsError(f"a vocabulary of type {record['model']['type']} cannot be changed; WordPiece can")
     texts = list(_single(context.train.texts + context.unlabelled.texts))
     old: dict[str, int] = record["model"]["vocab"]
-    always = _specials(record, student.pad_id) | _characters(old, _prefix(record))
+    ranked = sorted(old, key=old.__getitem__)
+    common = [piece for piece in ranked if not piece.startswith("[unused")][: settings.common]
+    always = _specials(record, student.pad_id) | _characters(old, _prefix(record)) | set(common)
     if settings.how == "trim":
         pieces = always | _used(student.tokenizer, texts, settings)
     else:
         pieces = always | _trained(student.tokenizer, texts, settings, old, _prefix(record))
     # In the old order, so that specials keep their places and the same texts give the same file.
-    known = [piece for piece in sorted(old, key=old.__getitem__) if piece in pieces]
+    known = [piece for piece in ranked if piece in pieces]
     vocab = {piece: i for i, piece in enumerate([*known, *sorted(pieces - old.keys())])}
     words = _embeddings(student.encoder.words.weight.detach(), vocab, old, _prefix(record))
     result = replace(
         student,
-        encoder=_with_words(student.encoder, words),
+        encoder=_with_words(student.transformer, words),
         tokenizer=_renumbered(record, vocab),
         pad_id=_renumber(student.pad_id, old, vocab),
     )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attar.distill.encoder import Outputs
+from attar.distill.heads import Outputs
 from attar.runtime.tasks.base import Head
 from attar.runtime.tokenizer import Encoded, pad
 

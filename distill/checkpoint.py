@@ -33,6 +33,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _json(folder / "config.json", f"{folder} is no model folder: it has no config.json")
 
 
+def depth_of(folder: Path) -> int:
+    """How many layers the model in a folder has."""
+    config = read_config(folder)
+    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+
+
 def _json(path: Path, missing: str) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,96 +1,96 @@
-"""Distils the teacher into a student: soft targets, hidden states and, where known, the true labels.
+"""Distils the teacher into a student by any mix of methods: each is a file in distill/methods/ and gives one loss.
 
 With `layers` a new student is started from those layers of the given one; without, training goes on (recovery).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from attar.distill.batches import Batch, gather
-from attar.distill.encoder import Outputs, resized
-from attar.distill.methods.hidden_states import hidden_states
-from attar.distill.objectives import hard
-from attar.distill.step import Context
+from attar.distill.checkpoint import depth_of
+from attar.distill.encoder import resized
+from attar.distill.method import Lesson, Weighted, find_method
+from attar.distill.step import Context, settings_of
 from attar.distill.student import Student
 from attar.distill.trainer import Schedule, seed_everything, train
+from attar.distill.watch import watched
 from attar.runtime.errors import SettingsError
-from attar.runtime.tasks.base import IGNORED, Targets
+
+DEFAULT: tuple[Mapping[str, Any], ...] = ({"use": "soft_targets"}, {"use": "labels", "weight": 0.2})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`layers` are 1-based layers of the input to start from; `match` the teacher layers that the student's layers
-    imitate, one each; the weights are those of the three losses. `train_words`: word embeddings learn too, as new ones
-    of another vocabulary must."""
+    """`layers` are 1-based layers of the input to start from; `methods` the losses, whose weighted sum is minimised:
+    each a table with `use`, the file in distill/methods/, and its settings. `train_words`: word embeddings learn too,
+    as new ones of another vocabulary must."""
 
     layers: tuple[int, ...] = ()
-    match: tuple[int, ...] = ()
+    methods: tuple[Mapping[str, Any], ...] = DEFAULT
     epochs: float = 3
     batch_size: int = 32
     learning_rate: float = 1e-4
-    temperature: float = 2.0
-    soft_weight: float = 1.0
-    hidden_weight: float = 1.0
-    label_weight: float = 0.2
     train_words: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise SettingsError("distill.distil needs at least one method")
+        for given in self.methods:
+            method_settings(given)
+
+
+def method_settings(given: Mapping[str, Any]) -> Weighted:
+    """The settings of one entry of `methods`; `SettingsError` names what is wrong with it."""
+    if "use" not in given:
+        raise SettingsError("a method lacks 'use', the file it names (like soft_targets)")
+    use = given["use"]
+    settings: Weighted = settings_of(
+        find_method(use).Settings, {k: v for k, v in given.items() if k != "use"}, f"method {use}"
+    )
+    return settings
 
 
 def take_layers(student: Student, layers: Sequence[int]) -> Student:
     """A student of the chosen 1-based layers, with copies of their weights."""
-    count = len(student.encoder.layers)
+    old = student.transformer
+    count = len(old.layers)
     wrong = [i for i in layers if not 1 <= i <= count]
     if wrong:
         raise SettingsError(f"layers: {wrong[0]} is not one of the {count} layers (counted from 1)")
-    shapes = tuple(student.encoder.shape.layers[i - 1] for i in layers)
-    encoder = resized(student.encoder, shapes)
-    for new, old in enumerate(layers):
-        encoder.layers[new].load_state_dict(student.encoder.layers[old - 1].state_dict())
+    encoder = resized(old, tuple(old.shape.layers[i - 1] for i in layers))
+    for place, i in enumerate(layers):
+        encoder.layers[place].load_state_dict(old.layers[i - 1].state_dict())
     return replace(student, encoder=encoder)
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The trained student; the input is untouched."""
     student = take_layers(student, settings.layers) if settings.layers else student.copy()
-    encoder = student.encoder
-    if settings.match and len(settings.match) != len(encoder.layers):
-        raise SettingsError(f"match names {len(settings.match)} teacher layers, the student has {len(encoder.layers)}")
-    taught = context.supervision(student, settings.match)
+    network = student.encoder
+    chosen = [(find_method(given["use"]), method_settings(given)) for given in settings.methods]
+    depth = depth_of(context.teacher)
+    states = [name for module, own in chosen for name in module.needs(own, student, depth)]
+    taught = context.supervision(student, tuple(dict.fromkeys(states)))
     seed_everything(settings.seed)
-    weight = settings.label_weight if context.train.labels else 0.0
-    known = student.encode(context.train.texts)
-    labels = student.task.targets(known, context.train.labels or ()) if weight else {}
+    methods = [(own, module.build(own, student, taught, context)) for module, own in chosen]
 
-    def loss_of(chosen: list[int]) -> torch.Tensor:
-        batch = taught.batch(chosen)
-        found = encoder(*batch.inputs)
-        loss = settings.soft_weight * taught.soft_loss(found, batch, settings.temperature)
-        for mine, layer in zip(found.hidden, settings.match, strict=False):
-            wanted, real = taught.states(layer, batch, mine.shape[1])
-            loss = loss + settings.hidden_weight * hidden_states(mine, wanted, real)
-        if weight:
-            loss = loss + weight * label_loss(student, found, labels, batch, len(known.ids))
-        return loss
+    def loss_of(rows: list[int], progress: float) -> Tensor:
+        batch = taught.batch(rows)
+        with watched(network, [name for _, m in methods for name in m.watches]) as inner:
+            lesson = Lesson(batch, network(*batch.inputs), inner)
+        losses = [own.at(progress) * method(lesson) for own, method in methods]
+        return torch.stack([loss.float() for loss in losses]).sum()
 
-    encoder.words.requires_grad_(settings.train_words)
-    encoder.train()
+    network.words.requires_grad_(settings.train_words)
+    network.train()
     schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, seed=settings.seed)
-    final = train(encoder.parameters(), [len(r) for r in taught.encoded.ids], loss_of, schedule, context.progress)
-    encoder.requires_grad_(True).eval()
+    parameters = [*network.parameters(), *(p for _, m in methods for p in m.parameters())]
+    final = train(parameters, [len(r) for r in taught.encoded.ids], loss_of, schedule, context.progress)
+    network.requires_grad_(True).eval()
     return student.with_step("distill.distil", asdict(settings), final_loss=round(final, 5))
-
-
-def label_loss(student: Student, found: Outputs, labels: Targets, batch: Batch, known: int) -> torch.Tensor:
-    """The loss towards the true labels of the labelled rows, which come before the `known`-th; 0 without any."""
-    places = [place for place, row in enumerate(batch.rows) if row < known]
-    losses = [found.heads[student.task.heads[0].name].sum() * 0.0]
-    if places:
-        rows, width = [batch.rows[p] for p in places], batch.ids.shape[1]
-        for head in student.task.heads:
-            target = gather(labels[head.name], rows, width, IGNORED)
-            losses.append(hard(head, found.heads[head.name][places], target, batch.mask[places]))
-    return torch.stack(losses).sum()

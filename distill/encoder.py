@@ -8,21 +8,17 @@ framework's help. Where no head reads more than the first token, the last layer 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from attar.distill.heads import ACTIVATIONS, HeadShape, OutputHead, Outputs
+from attar.distill.network import Network
 from attar.runtime.errors import ModelError
-from attar.runtime.tasks.base import Head
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": nn.functional.gelu,
-    "relu": nn.functional.relu,
-    "tanh": torch.tanh,
-}
 MATRICES = ("query", "key", "value", "output", "ffn_in", "ffn_out")
 
 
@@ -37,25 +33,11 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
-class HeadShape:
-    """One output: what it reads, and its size. `dense`: width of a hidden layer of its own (0: none).
-
-    A head without `linear` gives the states that it reads as they are, scaled to length 1 where `unit` says so.
-    """
-
-    name: str
-    outputs: int
-    reads: str = "first"
-    dense: int = 0
-    activation: str = "tanh"
-    linear: bool = True
-    unit: bool = False
-
-
-@dataclass(frozen=True)
 class EncoderShape:
-    """Sizes of the whole network; `types` is how many token types it knows."""
+    """Sizes of the whole network; `types` is how many token types it knows, `relative` how many buckets of distances
+    have a bias of their own in attention (0: no distance has)."""
 
+    kind: ClassVar[str] = "encoder"
     vocab: int
     hidden: int
     positions: int
@@ -64,6 +46,7 @@ class EncoderShape:
     types: int = 1
     activation: str = "gelu"
     eps: float = 1e-12
+    relative: int = 0
 
     @property
     def first_only(self) -> bool:
@@ -71,20 +54,16 @@ class EncoderShape:
         return all(head.reads == "first" for head in self.heads)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        if not self.relative:
+            del record["relative"]  # as before there was any: the digest of a student without it stays what it was
+        return record
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> EncoderShape:
         layers = tuple(LayerShape(**layer) for layer in record["layers"])
         heads = tuple(HeadShape(**head) for head in record["heads"])
         return EncoderShape(**{**record, "layers": layers, "heads": heads})
-
-
-def head_shape(head: Head, hidden: int, dense: int = 0, activation: str = "tanh") -> HeadShape:
-    """The network's side of a task's head; a vector is what it reads, as it is."""
-    if head.objective == "vector":
-        return HeadShape(head.name, hidden, head.reads, linear=False, unit=head.unit)
-    return HeadShape(head.name, head.outputs, head.reads, dense, activation)
 
 
 class LowRank(nn.Module):
@@ -114,9 +93,11 @@ class Masks(NamedTuple):
 class Layer(nn.Module):
     """Self-attention and feed-forward, each followed by a residual and a LayerNorm."""
 
-    def __init__(self, hidden: int, shape: LayerShape, activation: str, eps: float) -> None:
+    def __init__(self, hidden: int, shape: LayerShape, activation: str, eps: float, relative: int = 0) -> None:
         super().__init__()
         self.shape = shape
+        # A table of its own in every layer, since layers lose different heads.
+        self.relative = nn.Embedding(relative, shape.heads) if relative else None
         width, ranks = shape.heads * shape.head_size, shape.ranks
         self.query = _linear(hidden, width, ranks.get("query"))
         self.key = _linear(hidden, width, ranks.get("key"))
@@ -128,8 +109,12 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(hidden, eps=eps)
         self._activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, bias: Tensor, rows: int | None = None, masks: Masks | None = None) -> Tensor:
-        """x (B, T, H), bias (B, 1, 1, T) added to attention scores -> (B, rows or T, H)."""
+    def forward(
+        self, x: Tensor, bias: Tensor, rows: int | None = None, masks: Masks | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, H), bias (B, 1, 1, T) added to attention scores, buckets `places` (T, T) -> (B, rows or T, H)."""
+        if self.relative is not None and places is not None:
+            bias = bias + self.relative(places[:rows]).permute(2, 0, 1)
         h, d = self.shape.heads, self.shape.head_size
         head = x if rows is None else x[:, :rows]
 
@@ -150,44 +135,7 @@ class Layer(nn.Module):
         return result
 
 
-class Outputs(NamedTuple):
-    """heads: raw outputs by name, (B, C) or (B, T, C); hidden: after each layer (B, T, H), the last perhaps one row."""
-
-    heads: dict[str, Tensor]
-    hidden: tuple[Tensor, ...]
-
-
-class OutputHead(nn.Module):
-    """From the last states to one output."""
-
-    def __init__(self, hidden: int, shape: HeadShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.dense = nn.Linear(hidden, shape.dense) if shape.dense else nn.Identity()
-        self.classifier = nn.Linear(shape.dense or hidden, shape.outputs) if shape.linear else nn.Identity()
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, T, H) or, where only the first token is read, (B, 1, H); mask (B, T) -> (B, C) or (B, T, C)."""
-        found = pool(x, mask, self.shape.reads)
-        if self.shape.dense:
-            found = ACTIVATIONS[self.shape.activation](self.dense(found))
-        result: Tensor = self.classifier(found).float()
-        return nn.functional.normalize(result, dim=-1) if self.shape.unit else result
-
-
-def pool(x: Tensor, mask: Tensor, reads: str) -> Tensor:
-    """States (B, T, H) and mask (B, T) -> what a head reads: (B, H), or all of them."""
-    if reads == "first":
-        return x[:, 0]
-    if reads == "tokens":
-        return x
-    weight = mask[:, :, None].to(x.dtype)
-    if reads == "mean":
-        return (x * weight).sum(1) / weight.sum(1).clamp_min(1e-9)
-    return (x + (weight - 1) * 1e9).amax(1)
-
-
-class Encoder(nn.Module):
+class Encoder(Network):
     """Embeddings, layers and one or more output heads."""
 
     def __init__(self, shape: EncoderShape) -> None:
@@ -197,7 +145,9 @@ class Encoder(nn.Module):
         self.positions = nn.Embedding(shape.positions, shape.hidden)
         self.types = nn.Embedding(shape.types, shape.hidden)
         self.embedding_norm = nn.LayerNorm(shape.hidden, eps=shape.eps)
-        self.layers = nn.ModuleList(Layer(shape.hidden, s, shape.activation, shape.eps) for s in shape.layers)
+        self.layers = nn.ModuleList(
+            Layer(shape.hidden, s, shape.activation, shape.eps, shape.relative) for s in shape.layers
+        )
         self.heads = nn.ModuleDict({h.name: OutputHead(shape.hidden, h) for h in shape.heads})
 
     def forward(
@@ -209,15 +159,38 @@ class Encoder(nn.Module):
         kinds = self.types.weight[0] if types is None else self.types(types.clamp_max(self.shape.types - 1))
         x = self.embedding_norm(self.words(ids) + self.positions.weight[: ids.shape[1]] + kinds)
         bias = (1.0 - mask[:, None, None, :].float()) * -1e4
+        relative = self.shape.relative
+        places = relative_buckets(ids.shape[1], relative).to(ids.device) if relative else None
         hidden = []
         for i, layer in enumerate(self.layers):
             first = self.shape.first_only and i == len(self.layers) - 1
-            x = layer(x, bias, 1 if first else None, None if masks is None else masks[i])
+            x = layer(x, bias, 1 if first else None, None if masks is None else masks[i], places)
             hidden.append(x)
         return Outputs({name: head(x, mask) for name, head in self.heads.items()}, tuple(hidden))
 
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
+    @property
+    def depth(self) -> int:
+        return len(self.shape.layers)
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int = 128) -> Tensor:
+    """The bucket of the distance from each query to each key: (T, T) int64, rows are queries.
+
+    As in T5 (Raffel et al. 2020) and MPNet (Song et al. 2020): half of the buckets is for keys behind the query. In
+    each half the short distances have a bucket each; longer ones share, on a logarithmic scale up to `max_distance`.
+    """
+    place = torch.arange(length)
+    behind = place - place[:, None]
+    distance, half, exact = behind.abs(), buckets // 2, buckets // 4
+    # float32 and this order of operations, as in transformers: a distance of 64 lies on the edge of two buckets.
+    scaled = torch.log(distance.clamp_min(exact).float() / exact) / math.log(max_distance / exact) * (half - exact)
+    shared = (exact + scaled.long()).clamp_max(half - 1)
+    return torch.where(distance < exact, distance, shared) + (behind > 0).long() * half
+
+
+def from_json(record: Mapping[str, Any]) -> Encoder:
+    """An untrained encoder of these sizes."""
+    return Encoder(EncoderShape.from_json(record))
 
 
 def resized(encoder: Encoder, layers: tuple[LayerShape, ...]) -> Encoder:

@@ -81,11 +81,11 @@ def finetune(base: Path | str, task: Task, data: Examples, settings: Settings, o
     _save(model.eval(), folder, out)
 
 
-def _loss(model: HuggingFace, encoded: Encoded, data: Examples) -> Callable[[list[int]], torch.Tensor]:
+def _loss(model: HuggingFace, encoded: Encoded, data: Examples) -> Callable[[list[int], float], torch.Tensor]:
     task = model.task
     targets = task.targets(encoded, data.labels or ())
 
-    def loss_of(chosen: list[int]) -> torch.Tensor:
+    def loss_of(chosen: list[int], _: float) -> torch.Tensor:
         batch = collate(encoded, chosen, model.pad_id)
         found = model(*batch.inputs).heads
         width = batch.ids.shape[1]

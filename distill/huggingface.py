@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from attar.distill.checkpoint import HEADS, POOLING, TASK
-from attar.distill.encoder import OutputHead, Outputs, head_shape
+from attar.distill.heads import OutputHead, Outputs, head_shape
+from attar.distill.watch import watched
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Task
 
@@ -45,6 +46,14 @@ def load_transformers(kind: str, source: Path | str, options: Mapping[str, Any],
         raise ModelError(f"transformers cannot load {source}: {reason}") from error
 
 
+PROJECTIONS: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("encoder.layer", "attention.self.")),
+    "distilbert": ("transformer.layer", "attention.{}_lin"),
+    "mpnet": ("encoder.layer", "attention.attn.{}"),
+}
+"""By family the stack of layers, and in a layer the query, key or value; {} stands for its first letter."""
+
+
 class HuggingFace(nn.Module):
     """The model of a folder, for one task. `new`: a pretrained encoder whose heads are still to be trained."""
 
@@ -64,17 +73,37 @@ class HuggingFace(nn.Module):
         self.hidden_size = int(self.model.config.hidden_size)
         self.pad_id = int(self.model.config.pad_token_id or 0)
 
-    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None, hidden: bool = False) -> Outputs:
-        """Token ids, mask and token types (B, T); with `hidden` also all states after each layer (B, T, H)."""
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None, states: Sequence[str] = ()) -> Outputs:
+        """Token ids, mask and token types (B, T); `hidden` of the outputs are the named `states` (B, T, H)."""
         given = {"token_type_ids": types} if self.typed and types is not None else {}
-        found = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=hidden, **given)
+        layers = any(name.startswith("hidden") for name in states)
+        inside = {name: self.inside(name) for name in states if not name.startswith("hidden")}
+        with watched(self.model, list(inside.values())) as inner:
+            found = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=layers, **given)
+        hidden = tuple(
+            inner[inside[name]] if name in inside else found.hidden_states[int(name.removeprefix("hidden"))]
+            for name in states
+        )
         if self.own:
             heads = {name: head(found.last_hidden_state, mask) for name, head in self.own.items()}
         elif self.task.kind == "question-answering":
             heads = {self.task.heads[0].name: torch.stack([found.start_logits, found.end_logits], -1)}
         else:
             heads = {self.task.heads[0].name: found.logits}
-        return Outputs(heads, tuple(found.hidden_states[1:]) if hidden else ())
+        return Outputs(heads, hidden)
+
+    def inside(self, state: str) -> str:
+        """The module that gives a state like `query4`: the fourth layer's queries, all heads side by side."""
+        part, layer = state.rstrip("0123456789"), int(state.lstrip("abcdefghijklmnopqrstuvwxyz")) - 1
+        names = PROJECTIONS.get(self.model.config.model_type)
+        if names is None:
+            raise ModelError(
+                f"the attention of a {self.model.config.model_type} teacher cannot be read; its hidden states can"
+            )
+        stack, query = names
+        module = query.replace("{}", part[0]) if "{}" in query else f"{query}{part}"
+        prefix = "" if self.model.base_model is self.model else f"{self.model.base_model_prefix}."
+        return f"{prefix}{stack}.{layer}.{module}"
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, the task, and where transformers has no class for it, the heads."""

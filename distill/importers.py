@@ -1,4 +1,4 @@
-"""Weights of Hugging Face checkpoints into `Encoder`: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."""
+"""Weights of Hugging Face checkpoints into `Encoder`: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA, MPNet."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Any
 from torch import Tensor
 
 from attar.distill.checkpoint import HEADS, read_config, read_task, read_tokenizer, read_weights
-from attar.distill.encoder import Encoder, EncoderShape, HeadShape, LayerShape, head_shape
+from attar.distill.encoder import Encoder, EncoderShape, LayerShape
+from attar.distill.heads import HeadShape, head_shape
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head, Task
 
 Weights = Mapping[str, Tensor]
+BUCKETS = 32
+"""How many buckets of relative positions MPNet uses, whatever config.json says."""
 
 
 @dataclass(frozen=True)
 class Family:
     """How one family names its weights. `{}` stands for the layer's number.
 
-    `pad_offset`: positions are counted from behind the id of the padding token, as RoBERTa does.
+    `pad_offset`: positions are counted from behind the id of the padding token, as RoBERTa does; `pad_id` is that id
+    where the family's code fixes it, whatever config.json says. `relative` is the table of attention biases by
+    distance (buckets, heads), which all layers share.
     """
 
     prefix: str
@@ -31,6 +36,8 @@ class Family:
     classifier: str
     head_activation: str
     pad_offset: bool = False
+    pad_id: int | None = None
+    relative: str = ""
 
 
 _BERT_NAMES = {
@@ -53,6 +60,16 @@ _DISTIL_NAMES = {
     "ffn_out": "ffn.lin2",
     "ffn_norm": "output_layer_norm",
 }
+_MPNET_NAMES = {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "output": "attention.attn.o",
+    "attention_norm": "attention.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
 _ROBERTA = Family(
     "roberta", "encoder.layer.{}", _BERT_NAMES, "classifier.dense", "classifier.out_proj", "tanh", pad_offset=True
 )
@@ -62,7 +79,11 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "electra": Family("electra", "encoder.layer.{}", _BERT_NAMES, "classifier.dense", "classifier.out_proj", "gelu"),
-}
+    "mpnet": Family(
+        "mpnet", "encoder.layer.{}", _MPNET_NAMES, "classifier.dense", "classifier.out_proj", "tanh",
+        pad_offset=True, pad_id=1, relative="encoder.relative_attention_bias",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,8 +137,19 @@ class _Source:
     def positions(self) -> Tensor:
         """Position embeddings (T, H) from the first position that a token can have."""
         found = self.get(f"{self.prefix}embeddings.position_embeddings.weight")
-        skipped = int(self.config.get("pad_token_id", 1)) + 1 if self.family.pad_offset else 0
-        return found[skipped:]
+        if not self.family.pad_offset:
+            return found
+        fixed = self.family.pad_id
+        return found[(int(self.config.get("pad_token_id", 1)) if fixed is None else fixed) + 1 :]
+
+    def relative(self) -> Tensor | None:
+        """Attention biases by distance (buckets, heads), if the family has them."""
+        if not self.family.relative:
+            return None
+        found = self.get(f"{self.prefix}{self.family.relative}.weight")
+        if len(found) != BUCKETS:
+            raise ModelError(f"{len(found)} buckets of relative positions are not supported; known: {BUCKETS}")
+        return found
 
     def head(self, head: Head, kind: str) -> tuple[str | None, str | None]:
         """The checkpoint's names of a head's hidden layer and of its last one."""
@@ -135,6 +167,9 @@ class _Source:
         state = {"words.weight": self.get(base + "word_embeddings.weight"), "positions.weight": self.positions()}
         kinds = self.weights.get(f"{base}token_type_embeddings.weight")
         state["types.weight"] = state["words.weight"].new_zeros(1, shape.hidden) if kinds is None else kinds.float()
+        relative = self.relative()
+        if relative is not None:
+            state |= {f"layers.{i}.relative.weight": relative for i in range(len(shape.layers))}
         for part in ("weight", "bias"):
             state[f"embedding_norm.{part}"] = self.get(f"{base}LayerNorm.{part}")
             for name, (dense, last) in names.items():
@@ -172,6 +207,7 @@ class _Source:
             types=1 if kinds is None else int(kinds.shape[0]),
             activation=activation,
             eps=float(config.get("layer_norm_eps", 1e-12)),
+            relative=BUCKETS if self.family.relative else 0,
         )
 
     def head_shape(self, head: Head, hidden: int, dense: str | None, last: str | None) -> HeadShape:

@@ -33,8 +33,8 @@ class Context:
         train: labelled texts.
         unlabelled: more texts of the domain, possibly none.
         dev: labelled texts that no step trains on, for choosing.
-        supervision: what a student is taught on train + unlabelled texts (in this order), with the teacher's states
-            after the given layers (1-based).
+        supervision: what a student is taught on train + unlabelled texts (in this order), with the named states of
+            the teacher (`hidden4`: after its fourth layer).
         speedup: paired timing on the target engine: how many times faster the second student is than the first.
         score: a student's points on dev, computed by the runtime on exported bytes.
         outputs: its raw outputs on dev, likewise, and the rows they belong to.
@@ -43,7 +43,7 @@ class Context:
     train: Examples
     unlabelled: Examples
     dev: Examples
-    supervision: Callable[[Student, Sequence[int]], Supervision]
+    supervision: Callable[[Student, Sequence[str]], Supervision]
     speedup: Callable[[Student, Student], Ratio]
     score: Callable[[Student], float]
     outputs: Callable[[Student], tuple[Encoded, Outputs]]

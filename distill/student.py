@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 
 from attar.distill.batches import run
 from attar.distill.checkpoint import read_tokenizer, read_weights
-from attar.distill.encoder import Encoder, EncoderShape
+from attar.distill.encoder import Encoder
 from attar.distill.importers import import_checkpoint
+from attar.distill.network import Network, network_of
 from attar.runtime.bundle import aside
-from attar.runtime.errors import ModelError
+from attar.runtime.errors import ModelError, SettingsError
 from attar.runtime.tasks import task_of
 from attar.runtime.tasks.base import Outputs, Task
 from attar.runtime.tokenizer import Encoded, Text
@@ -31,12 +32,20 @@ SCHEMA = 2
 class Student:
     """Frozen by convention: a step returns a new one. `plan` is the quantization plan that export lowers."""
 
-    encoder: Encoder
+    encoder: Network
     tokenizer: bytes
     task: Task
     pad_id: int = 0
     plan: Mapping[str, Any] | None = None
     lineage: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def transformer(self) -> Encoder:
+        """The network, where it is a transformer encoder; `SettingsError` where it is not."""
+        if not isinstance(self.encoder, Encoder):
+            kind = self.encoder.shape.kind
+            raise SettingsError(f"only a transformer student can be changed so, and this one is {kind}; drop the step")
+        return self.encoder
 
     def copy(self) -> Student:
         """A student whose weights may be changed without touching this one's."""
@@ -95,7 +104,7 @@ class Student:
             raise ModelError(
                 f"{folder} has student schema {record.get('schema')!r}, this attar reads {SCHEMA}: make it again"
             )
-        encoder = Encoder(EncoderShape.from_json(record["shape"]))
+        encoder = network_of(record["shape"])
         encoder.load_state_dict(read_weights(folder / "model.safetensors"))
         return Student(
             encoder.eval(),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.distill.batches import Batch, collate
-from attar.distill.encoder import Outputs
+from attar.distill.heads import Outputs
 from attar.distill.objectives import soft
 from attar.distill.student import Student
 from attar.distill.teacher import Targets
@@ -62,10 +62,18 @@ class Supervision:
             losses.append(soft(head, mine, wanted, known, temperature))
         return torch.stack(losses).sum()
 
-    def states(self, layer: int, batch: Batch, width: int) -> tuple[Tensor, Tensor]:
-        """Hidden states after the teacher's `layer` (1-based), (B, width, H), and where there are any, (B, width)."""
-        found, known = self._packed(self.targets.hidden[layer], batch, width)
-        return found, known
+    @property
+    def depth(self) -> int:
+        """How many layers the teacher has."""
+        return self.targets.depth
+
+    def width(self, name: str) -> int:
+        """Of the teacher's states of that name."""
+        return int(self.targets.states[name].shape[1])
+
+    def states(self, name: str, batch: Batch, length: int) -> tuple[Tensor, Tensor]:
+        """The teacher's states of that name, (B, length, H), and where there are any, (B, length)."""
+        return self._packed(self.targets.states[name], batch, length)
 
     def _packed(
         self, values: NDArray[np.float32] | NDArray[np.float16], batch: Batch, width: int | None = None

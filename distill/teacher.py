@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attar.distill.batches import batches, run
+from attar.distill.batches import Batch, batches, run
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.huggingface import HuggingFace
 from attar.distill.trainer import Progress, autocast
-from attar.runtime.bundle import aside
 from attar.runtime.tasks.base import Head, Outputs, Task
 from attar.runtime.tokenizer import Encoded, Text
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher said of each row of `encoded`; whatever it said of tokens is packed.
+    """What the teacher, of `depth` layers, said of each row of `encoded`; whatever it said of tokens is packed.
 
     Row i has the packed rows starts[i]:starts[i+1]. `heads`: (R, C), or (T, C) packed where a head reads tokens;
-    `hidden`: (T, H) packed, by layer (1-based).
+    `states`: (T, H) packed, by name (`hidden4`, `query12`).
     """
 
     encoded: Encoded
     starts: NDArray[np.int64]
-    heads: dict[str, NDArray[np.float32]]
-    hidden: dict[int, NDArray[np.float16]]
+    heads: Mapping[str, NDArray[np.float32]]
+    states: Mapping[str, NDArray[np.float16]]
+    depth: int = 0
 
 
 class Teacher:
@@ -53,53 +54,77 @@ class Teacher:
         encoded = self.task.encode(self._tokenizer, texts)
         return self.task.answers(encoded, self.outputs(encoded))
 
-    def targets(self, texts: Sequence[Text], layers: Sequence[int], cache: Path, progress: Progress) -> Targets:
-        """Outputs and the hidden states after `layers` (1-based) for every text, computed once into `cache`.
+    def targets(self, texts: Sequence[Text], states: Sequence[str], cache: Path, progress: Progress) -> Targets:
+        """Outputs and the named states for every text, kept in `cache`: only what is not there yet is computed.
 
-        bf16 passes where the processor has them, and fp16 storage of hidden states; the gate never uses these.
+        bf16 passes where the processor has them, and fp16 storage of states, which rounds them by at most 1 in 2,048;
+        the gate never uses these. A file of the cache that is damaged is computed again.
         """
         encoded = self.task.encode(self._tokenizer, texts)
         starts = np.concatenate([[0], np.cumsum([len(r) for r in encoded.ids])]).astype(np.int64)
-        if not cache.is_dir():
-            self._compute(encoded, starts, layers, cache, progress)
-        hidden = {k: np.load(cache / f"hidden{k}.npy", mmap_mode="r") for k in layers}
-        heads = {h.name: np.load(cache / f"head-{h.name}.npy", mmap_mode="r") for h in self.task.heads}
-        return Targets(encoded, starts, heads, hidden)
+        wanted: dict[str, tuple[int, int, np.dtype[Any]]] = {
+            f"head-{h.name}": (self._rows(h, starts), h.outputs, np.dtype(np.float32)) for h in self.task.heads
+        }
+        wanted |= {name: (int(starts[-1]), 0, np.dtype(np.float16)) for name in states}
+        missing = [name for name, form in wanted.items() if stored(cache / f"{name}.npy", *form) is None]
+        if missing:
+            self._compute(encoded, starts, missing, cache, progress)
+        found = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in wanted}
+        heads = {h.name: found[f"head-{h.name}"] for h in self.task.heads}
+        return Targets(encoded, starts, heads, {name: found[name] for name in states}, self.layers)
 
     def _compute(
-        self, encoded: Encoded, starts: NDArray[np.int64], layers: Sequence[int], cache: Path, progress: Progress
+        self, encoded: Encoded, starts: NDArray[np.int64], names: Sequence[str], cache: Path, progress: Progress
     ) -> None:
+        """One pass over all rows, into whole files or none."""
+        states = [name for name in names if not name.startswith("head-")]
+        heads = [h for h in self.task.heads if f"head-{h.name}" in names]
         count, done = len(encoded.ids), 0
-        with aside(cache) as folder:
-            heads = {
-                h.name: _store(folder / f"head-{h.name}.npy", self._shape(h, starts), np.float32)
-                for h in self.task.heads
-            }
-            stores = {
-                k: _store(folder / f"hidden{k}.npy", (int(starts[-1]), self._model.hidden_size), np.float16)
-                for k in layers
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache.parent, prefix=f".{cache.name}.", suffix=".part") as scratch:
+            stores: dict[str, Any] = {
+                f"head-{h.name}": _store(Path(scratch) / f"head-{h.name}.npy", (self._rows(h, starts), h.outputs), "f4")
+                for h in heads
             }
             for batch in batches(encoded, self._model.pad_id, 64):
                 with torch.no_grad(), autocast(True):
-                    found = self._model(*batch.inputs, hidden=bool(layers))
-                packed = [(s, found.hidden[k - 1].to(torch.float16).numpy()) for k, s in stores.items()]
-                for h in self.task.heads:
+                    found = self._model(*batch.inputs, states=states)
+                for name, values in zip(states, found.hidden, strict=True):
+                    if name not in stores:
+                        path = Path(scratch) / f"{name}.npy"
+                        stores[name] = _store(path, (int(starts[-1]), values.shape[-1]), "f2")
+                    pack(stores[name], values.to(torch.float16).numpy(), batch, starts, encoded)
+                for h in heads:
                     values = found.heads[h.name].float().numpy()
                     if h.reads == "tokens":
-                        packed.append((heads[h.name], values))
+                        pack(stores[f"head-{h.name}"], values, batch, starts, encoded)
                     else:
-                        heads[h.name][batch.rows] = values
-                for store, values in packed:
-                    for place, i in enumerate(batch.rows):
-                        store[starts[i] : starts[i + 1]] = values[place, : len(encoded.ids[i])]
+                        stores[f"head-{h.name}"][batch.rows] = values
                 done += len(batch.rows)
                 progress(done / count, f"teacher outputs {done}/{count}")
-            for store in (*heads.values(), *stores.values()):
+            for name, store in stores.items():
                 store.flush()
+                (Path(scratch) / f"{name}.npy").replace(cache / f"{name}.npy")
 
-    def _shape(self, head: Head, starts: NDArray[np.int64]) -> tuple[int, int]:
-        return (int(starts[-1]) if head.reads == "tokens" else len(starts) - 1), head.outputs
+    def _rows(self, head: Head, starts: NDArray[np.int64]) -> int:
+        return int(starts[-1]) if head.reads == "tokens" else len(starts) - 1
 
 
-def _store(path: Path, shape: tuple[int, int], dtype: Any) -> Any:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _store(path: Path, shape: tuple[int, int], dtype: str) -> Any:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+
+def pack(store: NDArray[Any], values: NDArray[Any], batch: Batch, starts: NDArray[np.int64], encoded: Encoded) -> None:
+    """Writes the real tokens of a batch (B, T, C) where they belong in the packed store (T, C)."""
+    for place, i in enumerate(batch.rows):
+        store[starts[i] : starts[i + 1]] = values[place, : len(encoded.ids[i])]
+
+
+def stored(path: Path, rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """The array in a file of the cache; None where it is missing, cut short or of another form (0 columns: any)."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = found.dtype == dtype and found.ndim == 2 and len(found) == rows and columns in (0, found.shape[1])
+    return found if fits else None

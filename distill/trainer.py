@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,20 +61,23 @@ def seed_everything(seed: int) -> None:
 
 
 def train(
-    parameters: Iterator[nn.Parameter] | list[dict[str, Any]],
+    parameters: Iterable[nn.Parameter] | list[dict[str, Any]],
     lengths: Sequence[int],
-    loss_of: Callable[[list[int]], Tensor],
+    loss_of: Callable[[list[int], float], Tensor],
     schedule: Schedule,
     progress: Progress,
 ) -> float:
-    """Minimises `loss_of(indices)` over batches of examples of the given lengths; returns the last mean loss.
+    """Minimises `loss_of(indices, progress from 0 to 1)` over batches of examples of the given lengths.
+
+    Returns the last mean loss.
 
     `parameters` may be groups, `{"params": [...], "rate": 1.0}`: each learns at `rate` times the learning rate.
 
     Raises:
         TrainingError: the loss became NaN or infinite; names the step.
     """
-    given = parameters if isinstance(parameters, list) else [{"params": list(parameters)}]
+    listed: list[Any] = list(parameters)
+    given = listed if listed and isinstance(listed[0], dict) else [{"params": listed}]
     groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in given]
     groups = [g for g in groups if g["params"]]
     chosen = [p for g in groups for p in g["params"]]
@@ -89,7 +92,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = schedule.learning_rate * rate * group.get("rate", 1.0)
         with autocast(schedule.bf16):
-            loss = loss_of(queue.pop())
+            loss = loss_of(queue.pop(), step / total)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(f"the loss became {value} at step {step + 1} of {total}; lower learning_rate")

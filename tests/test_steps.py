@@ -33,7 +33,11 @@ from tests.models import EDGE_TEXTS, corpus, inputs, make_checkpoint, quiet
 KINDS = ("text-classification", "multi-task", "question-answering")
 """A head on the first token; one of these and one on every token, in windows; and one on the tokens of a pair."""
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "distill.distil": {"layers": (1, 2), "match": (2, 3), "epochs": 1.0},
+    "distill.distil": {
+        "layers": (1, 2),
+        "epochs": 1.0,
+        "methods": ({"use": "soft_targets"}, {"use": "hidden_states", "match": (2, 3)}, {"use": "labels"}),
+    },
 }
 """Settings that make a step do its work on a tiny student; the defaults where a step is not named."""
 IDLE = {("distill.calibrate", "multi-task"), ("distill.calibrate", "question-answering")}
@@ -84,9 +88,9 @@ def context(kind: str, checkpoint: Path) -> Context:
     tokenizer, texts = (checkpoint / "tokenizer.json").read_bytes(), train.texts + unlabelled.texts
     teacher = Teacher(checkpoint, Student.load(checkpoint).task)
 
-    def supervision(student: Student, layers: Sequence[int]) -> Supervision:
-        cache = checkpoint.with_name(f"targets{list(layers)}")
-        return supervise(student, tokenizer, teacher.targets(texts, layers, cache, quiet), texts)
+    def supervision(student: Student, states: Sequence[str]) -> Supervision:
+        found = teacher.targets(texts, states, checkpoint.with_name("targets"), quiet)
+        return supervise(student, tokenizer, found, texts)
 
     return Context(
         train, unlabelled, dev, supervision, lambda a, b: Ratio(1.5, 1.4, 1.6, 5),
@@ -199,7 +203,7 @@ def test_what_is_not_a_step_is_refused(use: str) -> None:
 def test_steps_follow_one_another(student: Student, context: Context) -> None:
     chain = ["compress.prune.heads", "compress.prune.ffn", "compress.factorize.activation_aware", "distill.distil",
              "compress.quantize.int8"]  # fmt: skip
-    overrides = {"distill.distil": {"match": (1, 2, 3), "epochs": 0.5}}
+    overrides = {"distill.distil": {"methods": ({"use": "soft_targets"}, {"use": "hidden_states"}), "epochs": 0.5}}
     current = student
     for use in chain:
         current = STEPS[use].apply(current, settings_of(STEPS[use].Settings, overrides.get(use, {}), use), context)

@@ -114,9 +114,10 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
     student = student_for(folder, corpus.train.texts)
     student = cut_at(student, recipe.teacher.settings.max_length if recipe else LONGEST)
     if recipe is None:
-        count = len(student.encoder.layers)
+        count = len(student.transformer.layers)
         layers = tuple(range(count, 0, -2))[::-1]
-        specs: Sequence[StepSpec] = [StepSpec("distill.distil", distillation.Settings(layers=layers, match=layers))]
+        methods = (*distillation.DEFAULT, {"use": "hidden_states", "match": layers})
+        specs: Sequence[StepSpec] = [StepSpec("distill.distil", distillation.Settings(layers, methods))]
     else:
         specs = before_compression(recipe)
         if not specs:

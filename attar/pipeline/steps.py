@@ -111,14 +111,12 @@ class Runner:
     def context(self, max_length: int) -> Context:
         m = self.material
 
-        def supervision(student: Student, layers: Sequence[int]) -> Supervision:
+        def supervision(student: Student, states: Sequence[str]) -> Supervision:
             if self._teacher is None:
                 self._teacher = Teacher(m.teacher, shortened(m.task, max_length))
             texts = m.train.texts + m.unlabelled.texts
             key = key_of(self.teacher_key, m.train.digest(), m.unlabelled.digest(), self._teacher.task.to_json())
-            cache = self.stages.root / f"targets-{'_'.join(map(str, layers)) or 'outputs'}-{key}"
-            wider = sorted(self.stages.root.glob(f"targets-*-{key}")) if not layers else []
-            found = self._teacher.targets(texts, layers, (wider or [cache])[0], self.console.progress)
+            found = self._teacher.targets(texts, states, self.stages.root / f"targets-{key}", self.console.progress)
             return supervise(student, read_tokenizer(m.teacher), found, texts)
 
         return Context(

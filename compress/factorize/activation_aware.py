@@ -49,11 +49,11 @@ def factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def factorized(student: Student, ranks: Mapping[str, int], moments: Mapping[str, Tensor]) -> Student:
     """A student whose named matrices (`layers.0.ffn_in`) are products of the given ranks."""
     shapes: list[LayerShape] = []
-    for i, shape in enumerate(student.encoder.shape.layers):
+    for i, shape in enumerate(student.transformer.shape.layers):
         own = {m: ranks[f"layers.{i}.{m}"] for m in MATRICES if f"layers.{i}.{m}" in ranks}
         shapes.append(replace(shape, ranks={**shape.ranks, **own}))
-    encoder = resized(student.encoder, tuple(shapes))
-    for i, (new, old) in enumerate(zip(encoder.layers, student.encoder.layers, strict=True)):
+    encoder = resized(student.transformer, tuple(shapes))
+    for i, (new, old) in enumerate(zip(encoder.layers, student.transformer.layers, strict=True)):
         for name, module in old.named_children():
             target, full = getattr(new, name), f"layers.{i}.{name}"
             if full in ranks:
@@ -68,7 +68,7 @@ def factorized(student: Student, ranks: Mapping[str, int], moments: Mapping[str,
 def _candidates(student: Student, kinds: Sequence[str], fraction: float) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for kind in kinds:
-        for i, layer in enumerate(student.encoder.layers):
+        for i, layer in enumerate(student.transformer.layers):
             module = getattr(layer, kind)
             if isinstance(module, nn.Linear):
                 rank = max(8, round(fraction * min(module.weight.shape) / 8) * 8)

@@ -36,7 +36,7 @@ def choose(importance: Sequence[Tensor], keep: float, group: int) -> list[Tensor
 
 def require_dense(student: Student) -> None:
     """Pruning comes before factorization: it cuts whole matrices."""
-    if any(layer.ranks for layer in student.encoder.shape.layers):
+    if any(layer.ranks for layer in student.transformer.shape.layers):
         raise SettingsError("pruning needs unfactorized matrices; put compress.prune before compress.factorize")
 
 
@@ -45,7 +45,7 @@ def shrink_layers(
 ) -> Student:
     """A student that keeps only the given heads or neurons of each layer; the next matrix is refitted on `texts`."""
     require_dense(student)
-    old = student.encoder
+    old = student.transformer
     shapes = []
     for i, shape in enumerate(old.shape.layers):
         shapes.append(
@@ -67,6 +67,8 @@ def shrink_layers(
             size = layer.shape.head_size
             kept = (heads[i][:, None] * size + torch.arange(size)).flatten()
             _cut(state, ("query", "key", "value"), "output", kept, moment)
+            if "relative.weight" in state:
+                state["relative.weight"] = state["relative.weight"][:, heads[i]]
         if neurons is not None:
             _cut(state, ("ffn_in",), "ffn_out", neurons[i], moment)
         new.load_state_dict(state)

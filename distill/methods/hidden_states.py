@@ -1,10 +1,55 @@
-"""Hidden-state matching (TinyBERT, Jiao et al. 2020, equation 8, without projection: equal widths)."""
+"""Hidden-state matching (TinyBERT, Jiao et al. 2020, equation 8), through a learned projection where widths differ."""
 
-from torch import Tensor
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from attar.distill.mapping import layers_for
+from attar.distill.method import Lesson, Method, Weighted
+from attar.distill.student import Student
+
+if TYPE_CHECKING:
+    from attar.distill.step import Context
+    from attar.distill.supervision import Supervision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Weighted):
+    """`match`: the teacher's layer (1-based) that each of the student's layers imitates, or how to choose them."""
+
+    match: tuple[int, ...] | str = "even"
 
 
 def hidden_states(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over the real tokens: states (B, T, H) both, mask (B, T) of 0 and 1."""
     per_token = (student.float() - teacher.float()).pow(2).mean(-1)
     weight = mask.to(per_token.dtype)
-    return (per_token * weight).sum() / weight.sum()
+    return (per_token * weight).sum() / weight.sum().clamp_min(1)
+
+
+class _HiddenStates(Method):
+    def __init__(self, taught: Supervision, layers: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.taught, self.layers = taught, layers
+        theirs = [taught.width(f"hidden{layer}") for layer in layers]
+        self.projections = nn.ModuleList(
+            nn.Identity() if t == width else nn.Linear(width, t, bias=False) for t in theirs
+        )
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        loss = lesson.found.hidden[0].new_zeros(()).float()
+        for mine, layer, project in zip(lesson.found.hidden, self.layers, self.projections, strict=True):
+            wanted, real = self.taught.states(f"hidden{layer}", lesson.batch, mine.shape[1])
+            loss = loss + hidden_states(project(mine), wanted, real)
+        return loss
+
+
+def needs(settings: Settings, student: Student, depth: int) -> tuple[str, ...]:
+    return tuple(f"hidden{layer}" for layer in layers_for(settings.match, student, depth))
+
+
+def build(settings: Settings, student: Student, taught: Supervision, context: Context) -> Method:
+    return _HiddenStates(taught, layers_for(settings.match, student, taught.depth), student.encoder.shape.hidden)

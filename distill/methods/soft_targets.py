@@ -1,7 +1,35 @@
-"""Soft targets with temperature (Hinton et al. 2015, section 2)."""
+"""Soft targets with temperature (Hinton et al. 2015, section 2), or plain logits (Ba & Caruana 2014).
+
+What a head's outputs mean decides the distance: distributions over classes, over labels one by one (multi-label), over
+the tokens where a span begins and ends, or numbers and vectors (objectives.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from attar.distill.method import Lesson, Method, Weighted
+from attar.distill.student import Student
+from attar.runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from attar.distill.step import Context
+    from attar.distill.supervision import Supervision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Weighted):
+    """`temperature` softens both distributions."""
+
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise SettingsError(f"temperature must be above 0, not {self.temperature}")
 
 
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
@@ -13,3 +41,20 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float, mask: Ten
         return divergence.mean() * temperature**2
     weight = mask.to(divergence.dtype)
     return (divergence * weight).sum() / weight.sum().clamp_min(1) * temperature**2
+
+
+class _SoftTargets(Method):
+    def __init__(self, taught: Supervision, temperature: float) -> None:
+        super().__init__()
+        self.taught, self.temperature = taught, temperature
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        return self.taught.soft_loss(lesson.found, lesson.batch, self.temperature)
+
+
+def needs(settings: Settings, student: Student, depth: int) -> tuple[str, ...]:
+    return ()
+
+
+def build(settings: Settings, student: Student, taught: Supervision, context: Context) -> Method:
+    return _SoftTargets(taught, settings.temperature)

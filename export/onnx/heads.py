@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.distill.encoder import HeadShape
+from attar.distill.heads import HeadShape
 from attar.export.onnx.graph import MICROSOFT, Graph, output_of
 
 State = Mapping[str, NDArray[Any]]

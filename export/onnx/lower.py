@@ -14,31 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.compress.quantize.plan import QuantPlan
-from attar.distill.encoder import Encoder, LayerShape
+from attar.distill.encoder import Encoder, LayerShape, relative_buckets
 from attar.distill.student import Student
-from attar.export.onnx.graph import MICROSOFT, OPSET, Graph
+from attar.export.onnx.graph import MICROSOFT, Graph
 from attar.export.onnx.heads import lower_head
-
-__all__ = ["MICROSOFT", "OPSET", "quantize_columns", "to_onnx"]
+from attar.export.onnx.words import lower_words, quantize_columns
 
 Array = NDArray[Any]
 
 
-def quantize_columns(weight: Array, bits: int = 8) -> tuple[Array, Array]:
-    """Symmetric int8 per output channel: (in, out) float -> (in, out) int8 and scales (out,)."""
-    top = 2 ** (bits - 1) - 1
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / top
-    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.astype(np.float32)
-
-
-def to_onnx(student: Student) -> bytes:
-    """The serialized model: `input_ids`, `attention_mask`, for pairs `token_type_ids` (batch, length) -> every head.
-
-    An output is called as its head: (batch, outputs), or (batch, length, outputs) where it reads tokens.
-    """
+def lower(student: Student) -> Any:
+    """The model of a transformer student; for pairs it reads `token_type_ids` too."""
     task = student.task
-    model = _Lowering(student.encoder, QuantPlan.from_json(student.plan), task.max_length, task.pairs).run()
-    return bytes(model.SerializeToString(deterministic=True))
+    return _Lowering(student.transformer, QuantPlan.from_json(student.plan), task.max_length, task.pairs).run()
 
 
 class _Lowering:
@@ -50,6 +38,7 @@ class _Lowering:
         self.typed = pairs and encoder.shape.types > 1
         self.state: Mapping[str, Array] = {k: v.detach().numpy() for k, v in encoder.state_dict().items()}
         self.quantized: dict[str, tuple[str, str]] = {}
+        self.relatives: dict[bytes, str] = {}
 
     def run(self) -> Any:
         g = self.graph
@@ -63,14 +52,7 @@ class _Lowering:
 
     def embed(self) -> str:
         g = self.graph
-        words = self.state["words.weight"]
-        if self.plan is not None and self.plan.words:
-            table, scale = quantize_columns(words.T)
-            rows = g.op("Gather", [g.weight("words.int8", table.T), "input_ids"], "words_int8")
-            scales = g.op("Gather", [g.weight("words.scale", scale[:, None]), "input_ids"], "words_scale")
-            found = g.op("Mul", [g.op("Cast", [rows], "words_cast", to=1), scales], "words")
-        else:
-            found = g.op("Gather", [g.weight("words.weight", words), "input_ids"], "words")
+        found = lower_words(g, self.state, self.plan)
         kinds = self.state["types.weight"]
         table = self.state["positions.weight"][: self.max_length] + kinds[0]
         length = g.op("Shape", ["input_ids"], "length", start=1, end=2)
@@ -110,8 +92,9 @@ class _Lowering:
         if last:
             # Twice the same row: for a single one the engine takes a kernel whose sums depend on the padded length.
             inputs[0] = g.op("Concat", [inputs[0], inputs[0]], f"{base}.query_twice", axis=1)
+        relative = self.relative(f"{base}.relative", last) if self.shape.relative else []
         context = g.op(
-            "MultiHeadAttention", [*inputs, together, mask], f"{base}.context",
+            "MultiHeadAttention", [*inputs, together, mask, *relative], f"{base}.context",
             domain=MICROSOFT, num_heads=shape.heads, mask_filter_value=-1e4,
         )  # fmt: skip
         if last:
@@ -125,6 +108,32 @@ class _Lowering:
         else:
             inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
         return self.norm([*self.terms(inner, f"{base}.ffn_out"), y], f"{base}.ffn_norm", f"{base}.result")
+
+    def relative(self, module: str, last: bool) -> list[str]:
+        """What distances add to the scores of attention (1, heads, T, T); of the last layer's row twice (.., 2, T)."""
+        g = self.graph
+        table = self.state[f"{module}.weight"].T[None]
+        # As imported all layers have the same biases: they are looked up once.
+        key = table.tobytes() + bytes([last])
+        if key not in self.relatives:
+            places = self.first_places() if last else self.places()
+            found = [g.weight(f"{module}.weight", table), places]
+            self.relatives[key] = g.op("Gather", found, f"{module}.bias", axis=2)
+        return [self.relatives[key]]
+
+    def places(self) -> str:
+        """The bucket of the distance between any two tokens (T, T); kept as bytes, of which there are many."""
+        g = self.graph
+        table = relative_buckets(self.max_length, self.shape.relative).numpy().astype(np.uint8)
+        starts, axes = (g.weight(n, np.array(v)) for n, v in (("corner", [0, 0]), ("both_axes", [0, 1])))
+        ends = g.once("Concat", ["length", "length"], "lengths", axis=0)
+        part = g.once("Slice", [g.weight("buckets", table), starts, ends, axes], "buckets_used")
+        return g.once("Cast", [part], "places", to=7)
+
+    def first_places(self) -> str:
+        """The first row of `places`, twice since the query has it twice: (2, T)."""
+        g = self.graph
+        return g.once("Gather", [self.places(), g.weight("row_twice", np.array([0, 0]))], "places_twice", axis=0)
 
     def terms(self, x: str, module: str) -> list[str]:
         """The product, and the bias where it is still to be added."""

@@ -19,7 +19,7 @@ from attar.compress.statistics import matrices, observe, refit, second_moments, 
 from attar.distill.student import Student
 from attar.distill.supervision import supervise
 from attar.distill.teacher import Targets
-from attar.export.onnx.lower import quantize_columns
+from attar.export.onnx.words import quantize_columns
 from attar.runtime.errors import SettingsError
 from tests.compress.samples import correlated, moment
 from tests.models import make_student, sentences

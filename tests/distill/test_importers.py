@@ -70,7 +70,9 @@ def test_outputs_equal_transformers(family: str, kind: str, tmp_path: Path) -> N
     assert max(map(len, encoded.ids)) == MAX_LENGTH
     ids, mask = (torch.from_numpy(a) for a in pad(encoded.ids, student.pad_id))
     types = None if encoded.types is None else torch.from_numpy(pad(encoded.types, 0)[0])
-    assert (types is not None and types.max() == 1) == (kind in {"pairs", "question-answering"})
+    # MPNet's tokenizer gives both texts of a pair type 0.
+    typed = kind in {"pairs", "question-answering"} and family != "mpnet"
+    assert (types is not None and types.max() == 1) == typed
     with torch.no_grad():
         expected = golden(tmp_path / "m", family, kind, ids, mask, types)
         found = student.encoder(ids, mask, types).heads

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from attar.distill.encoder import Outputs
+from attar.distill.heads import Outputs
 from attar.distill.student import Student
 from attar.distill.supervision import NONE, Supervision, align, supervise
 from attar.distill.teacher import Targets
@@ -67,7 +67,7 @@ def perfect(task: Task, source: bytes, texts: Sequence[str], labels: Sequence[An
         flat = wanted if isinstance(wanted, np.ndarray) else np.concatenate(wanted)
         heads[head.name] = sure(flat, head.outputs)
     states = np.repeat(np.arange(starts[-1])[:, None], 4, axis=1).astype(np.float16)
-    return Targets(encoded, starts, heads, {1: states} if hidden else {})
+    return Targets(encoded, starts, heads, {"hidden1": states} if hidden else {})
 
 
 def sure(classes: NDArray[np.int64], outputs: int) -> NDArray[np.float32]:
@@ -213,7 +213,7 @@ def test_states_go_to_the_token_with_the_same_first_character(multi: Student) ->
     student = replace(multi, tokenizer=trained(60))
     targets = perfect(MULTI, OLD, PLAIN, SHORT.labels or (), hidden=4)
     taught = supervise(student, OLD, targets, PLAIN)
-    found, known = taught.states(1, taught.batch([0, 1]), 60)
+    found, known = taught.states("hidden1", taught.batch([0, 1]), 60)
     assert found.shape == (2, 60, 4) and known.shape == (2, 60)
     for row in (0, 1):
         own, theirs = taught.encoded.windows, targets.encoded.windows
@@ -238,8 +238,10 @@ def test_a_prompt_is_part_of_what_is_aligned(tmp_path: Path) -> None:
     starts = np.concatenate([[0], np.cumsum([len(r) for r in encoded.ids])])
     states = np.repeat(np.array([i for r in encoded.ids for i in r])[:, None], 4, axis=1).astype(np.float16)
     vectors = np.zeros((len(PLAIN), 32), dtype=np.float32)
-    taught = supervise(student, OLD, Targets(encoded, starts, {"sentence_embedding": vectors}, {1: states}), PLAIN)
-    found, known = taught.states(1, taught.batch([0]), len(taught.encoded.ids[0]))
+    taught = supervise(
+        student, OLD, Targets(encoded, starts, {"sentence_embedding": vectors}, {"hidden1": states}), PLAIN
+    )
+    found, known = taught.states("hidden1", taught.batch([0]), len(taught.encoded.ids[0]))
     assert known.sum() == len(taught.encoded.ids[0]) - 1
     # The first real token begins the prompt and learns from the token that does so in the teacher.
     assert found[0, 1, 0] == encoded.ids[0][1] == Tokenizer.from_str(OLD.decode()).token_to_id("we")
@@ -255,7 +257,7 @@ def test_the_same_tokenizer_gives_identical_rows(multi: Student) -> None:
     assert taught.source == list(range(len(targets.encoded.ids)))
     assert taught.places is None and taught.inside is None
     row = len(PLAIN) + 1  # a window in the middle of the long text
-    found, known = taught.states(1, taught.batch([row, 0]), 48)
+    found, known = taught.states("hidden1", taught.batch([row, 0]), 48)
     count, start = len(targets.encoded.ids[row]), int(targets.starts[row])
     assert found[0, :count, 0].tolist() == list(range(start, start + count))
     assert known.sum(1).tolist() == [count, len(targets.encoded.ids[0])]

@@ -86,7 +86,7 @@ def test_train_stops_at_nan_and_names_the_step() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     calls: list[int] = []
 
-    def loss_of(chosen: list[int]) -> torch.Tensor:
+    def loss_of(chosen: list[int], _: float) -> torch.Tensor:
         calls.append(len(chosen))
         return weight.sum() * (float("nan") if len(calls) == 3 else 1.0)
 
@@ -99,7 +99,7 @@ def test_train_stops_at_nan_and_names_the_step() -> None:
 def test_train_takes_the_steps_it_says() -> None:
     weight, seen, told = torch.nn.Parameter(torch.ones(1)), [], []
 
-    def loss_of(chosen: list[int]) -> torch.Tensor:
+    def loss_of(chosen: list[int], _: float) -> torch.Tensor:
         seen.extend(chosen)
         return weight.square().sum()
 
@@ -189,9 +189,9 @@ def context(folder: Path, cache: Path, unlabelled: Examples = NO_TEXTS) -> Conte
     """Targets by the teacher itself, kept in `cache`."""
     tokenizer = (folder / "tokenizer.json").read_bytes()
 
-    def supervision(student: Student, layers: Sequence[int]) -> Supervision:
+    def supervision(student: Student, states: Sequence[str]) -> Supervision:
         texts = TRAIN.texts + unlabelled.texts
-        targets = Teacher(folder, student.task).targets(texts, layers, cache, quiet)
+        targets = Teacher(folder, student.task).targets(texts, states, cache, quiet)
         return supervise(student, tokenizer, targets, texts)
 
     def outputs(student: Student) -> tuple[Encoded, Outputs]:
@@ -204,7 +204,14 @@ def context(folder: Path, cache: Path, unlabelled: Examples = NO_TEXTS) -> Conte
     )  # fmt: skip
 
 
-DISTIL = distil.Settings(layers=(1, 3), match=(2, 3), epochs=2, batch_size=16, learning_rate=1e-3)
+def methods(*match: int) -> tuple[dict[str, Any], ...]:
+    """The usual three."""
+    return (
+        {"use": "soft_targets"}, {"use": "hidden_states", "match": match}, {"use": "labels", "weight": 0.2},
+    )  # fmt: skip
+
+
+DISTIL = distil.Settings((1, 3), methods(2, 3), epochs=2, batch_size=16, learning_rate=1e-3)
 
 
 def test_distilling_into_fewer_layers(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,12 +260,12 @@ def test_layer_that_is_not_there(wrong: int, teacher: Path) -> None:
 
 def test_match_of_another_length(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="match names 1 teacher layers, the student has 2"):
-        distil.apply(Student.load(teacher), replace(DISTIL, match=(1,)), context(teacher, tmp_path / "cache"))
+        distil.apply(Student.load(teacher), replace(DISTIL, methods=methods(1)), context(teacher, tmp_path / "cache"))
 
 
 def test_targets_are_what_the_teacher_says(teacher: Path, tmp_path: Path) -> None:
     asked, texts = Teacher(teacher, TASK), [*HELD_OUT.texts[:20], "", "a " * 200]
-    found = asked.targets(texts, (1, 3), tmp_path / "cache", quiet)
+    found = asked.targets(texts, ("hidden1", "hidden3"), tmp_path / "cache", quiet)
     student = Student.load(teacher)
     rows = found.encoded.ids
     assert rows == student.encode(texts).ids
@@ -271,11 +278,11 @@ def test_targets_are_what_the_teacher_says(teacher: Path, tmp_path: Path) -> Non
         batch = taught.batch([i])
         with torch.no_grad():
             golden = student.encoder(*batch.inputs).hidden
-        kept, known = taught.states(1, batch, len(rows[i]))
+        kept, known = taught.states("hidden1", batch, len(rows[i]))
         assert (kept.float() - golden[0]).abs().max() < 0.1
         assert known.tolist() == [[1] * len(rows[i])]
-        assert (taught.states(3, batch, 1)[0].float() - golden[-1]).abs().max() < 0.1
-    padded, known = taught.states(1, taught.batch([20, 0]), 40)
+        assert (taught.states("hidden3", batch, 1)[0].float() - golden[-1]).abs().max() < 0.1
+    padded, known = taught.states("hidden1", taught.batch([20, 0]), 40)
     assert padded.shape == (2, 40, 32)
     assert padded[0, len(rows[20]) :].abs().max() == 0
     assert known.sum(1).tolist() == [len(rows[20]), len(rows[0])]

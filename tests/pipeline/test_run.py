@@ -48,7 +48,7 @@ texts = 16
 [[step]]
 use = "distill.distil"
 layers = [2]
-match = [2]
+methods = [{{ use = "soft_targets" }}, {{ use = "hidden_states", match = [2] }}, {{ use = "labels", weight = 0.2 }}]
 epochs = 3
 batch_size = 16
 learning_rate = 1e-3
@@ -203,7 +203,7 @@ def test_the_first_step_may_be_dropped_too(
     place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_bench: None
 ) -> None:
     shutil.copytree(finished / "stages", tmp_path / "out/stages")
-    text = (place / "recipe.toml").read_text().replace("match = [2]", "match = [2]\nmax_loss = -100")
+    text = (place / "recipe.toml").read_text().replace("layers = [2]", "layers = [2]\nmax_loss = -100")
     (tmp_path / "recipe.toml").write_text(text)
     assert main(["run", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "out"), "--json"]) == 0
     first = json.loads(capsys.readouterr().out)["stages"][0]
@@ -217,7 +217,7 @@ def test_distill_halves_the_layers(
     command = ["distill", str(teacher), "--data", str(place / "train.csv"), "--out", str(out), "--json"]
     assert main(command) == 0
     record = json.loads(capsys.readouterr().out)["steps"][0]
-    assert record["settings"]["layers"] == record["settings"]["match"] == [2]
+    assert record["settings"]["layers"] == record["settings"]["methods"][-1]["match"] == [2]
     student = Student.load(out)
     assert len(student.encoder.layers) == 1 and student.task.labels == LABELS
     assert [p.name for p in tmp_path.iterdir()] == ["s"]

@@ -60,7 +60,7 @@ texts = 16
 [[step]]
 use = "distill.distil"
 layers = [2]
-match = [2]
+methods = [{{ use = "soft_targets" }}, {{ use = "hidden_states", match = [2] }}, {{ use = "labels", weight = 0.2 }}]
 epochs = 6
 batch_size = 8
 learning_rate = 2e-3
