@@ -21,7 +21,7 @@ from attar.runtime.tasks.multi import MultiTask
 from attar.runtime.tasks.tokens import TokenClassification
 from attar.runtime.tokenizer import Text
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra")
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "mpnet")
 KINDS = (
     "text-classification", "pairs", "multi-label", "regression", "token-classification", "question-answering",
     "embeddings", "multi-task",
@@ -41,6 +41,7 @@ NOISE = ("the", "a", "was", "and", "of", "in", "we", "saw", "it", "last", "night
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?%'-"
 torch.set_num_threads(1)  # models this small lose by a second thread, and very much so on a busy machine
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MPNET_SPECIALS = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
 EDGE_TEXTS = ("", " ", "a", "a " * 200, "Déjà vu: 東京 🎉\tand\nmore", "?!" * 9, "w\u0000x", "\ud83c")
 
 
@@ -92,13 +93,13 @@ def inputs(kind: str, texts: tuple[Text, ...]) -> tuple[Text, ...]:
 
 
 def tokenizer(specials: tuple[str, ...] = SPECIALS) -> Tokenizer:
-    """WordPiece over the words of the sentences and all letters, [CLS] in front and [SEP] behind."""
+    """WordPiece over the words of the sentences and all letters; marks around a text as BERT or MPNet puts them."""
     words = [w for group in (GOOD, BAD, NOUNS, NOISE) for w in group]
     pieces = dict.fromkeys([*specials, *words, *LETTERS, *(f"##{c}" for c in LETTERS)])
     result = Tokenizer(models.WordPiece({w: i for i, w in enumerate(pieces)}, unk_token="[UNK]"))
     result.normalizer = normalizers.BertNormalizer(lowercase=True)
     result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    result.post_processor = template(result)
+    result.post_processor = _around(result) if "<s>" in specials else template(result)
     return result
 
 
@@ -110,6 +111,12 @@ def template(words: Tokenizer) -> processors.TemplateProcessing:
     )
 
 
+def _around(words: Tokenizer) -> processors.RobertaProcessing:
+    """What MPNet puts around a text, <s> a </s>, or a pair, <s> a </s></s> b </s>."""
+    cls, sep = ((t, words.token_to_id(t)) for t in ("<s>", "</s>"))
+    return processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=False)
+
+
 def make_checkpoint(
     folder: Path, family: str = "bert", *, kind: str = "text-classification", layers: int = 2, hidden: int = 32,
     ffn: int = 64, heads: int = 4, seed: int = 0, trained: bool = True, labels: tuple[str, ...] | None = None,
@@ -119,9 +126,10 @@ def make_checkpoint(
     import transformers
 
     roberta = family in {"roberta", "xlm-roberta"}
-    # RoBERTa counts positions from behind its padding token, which is 1.
+    # RoBERTa and MPNet count positions from behind the padding token, which is 1.
     specials = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]") if roberta else SPECIALS
-    words, pad_id = tokenizer(specials), specials.index("[PAD]")
+    specials = MPNET_SPECIALS if family == "mpnet" else specials
+    words, pad_id = tokenizer(specials), int(roberta or family == "mpnet")
     sizes: dict[str, Any] = {
         "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
     }  # fmt: skip
@@ -133,7 +141,7 @@ def make_checkpoint(
         sizes["type_vocab_size"] = 1  # as those that were pretrained have it
     names = labels or (TAGS if kind == "token-classification" else LABELS)
     sizes |= {
-        "vocab_size": words.get_vocab_size(), "max_position_embeddings": MAX_LENGTH + (2 if roberta else 0),
+        "vocab_size": words.get_vocab_size(), "max_position_embeddings": MAX_LENGTH + 2 * pad_id,
         "pad_token_id": pad_id, **_outputs(kind, names),
     }  # fmt: skip
     config = transformers.AutoConfig.for_model(family, **(sizes | options))
@@ -143,10 +151,10 @@ def make_checkpoint(
         grow(model)
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(words.to_str(), encoding="utf-8")
-    record = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_LENGTH,
-        "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
-    }  # fmt: skip
+    roles = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+    marks = MPNET_SPECIALS if family == "mpnet" else ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_LENGTH}
+    record |= dict(zip(roles, marks, strict=True))
     (folder / "tokenizer_config.json").write_text(json.dumps(record), encoding="utf-8")
     if kind == "embeddings":
         add_pooling(folder, hidden)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from attar.compress import vocabulary
@@ -19,15 +22,15 @@ from attar.compress.statistics import second_moments
 from attar.distill.distil import take_layers
 from attar.distill.encoder import EncoderShape, relative_buckets
 from attar.distill.huggingface import load_transformers
-from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.export import parity
 from attar.export.onnx import to_onnx
+from attar.runtime.data import Examples
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head
 from tests.export.plans import planned, texts_of
-from tests.models import KINDS, make_checkpoint, make_student, sentences
+from tests.models import EDGE_TEXTS, KINDS, make_checkpoint, make_student, sentences
 
 TEXTS = sentences(24, seed=5).texts
 LONG = 200
@@ -46,6 +49,11 @@ def rows(student: Student) -> tuple[Tensor, Tensor]:
     ids = torch.randint(4, words, (3, LONG), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(LONG) < torch.tensor([LONG, 150, 20])[:, None]).long()
     return torch.where(mask == 1, ids, student.pad_id), mask
+
+
+def table(student: Student, layer: int) -> Tensor:
+    """The biases of a layer by distance (buckets, heads), to be read or changed."""
+    return student.encoder.state_dict()[f"layers.{layer}.relative.weight"]
 
 
 def real(head: Head, mask: Tensor) -> Tensor | slice:
@@ -92,8 +100,7 @@ def test_far_buckets_matter(tmp_path: Path) -> None:
     ids, mask = rows(student)
     changed = student.copy()
     with torch.no_grad():
-        for bucket in (15, 31):
-            changed.transformer.layers[0].relative.weight[bucket] += 0.5  # type: ignore[union-attr]
+        table(changed, 0)[[15, 31]] += 0.5
         before, after = student.encoder(ids, mask).heads["logits"], changed.encoder(ids, mask).heads["logits"]
     assert (before - after)[0].abs().max() > 1e-3  # 200 tokens
     assert torch.equal(before[2], after[2])  # 20 tokens
@@ -115,8 +122,7 @@ def test_one_lookup_of_equal_tables(tmp_path: Path) -> None:
         return [node.name for node in nodes if node.name.endswith("relative.bias")]
 
     assert lookups() == ["layers.0.relative.bias", "layers.2.relative.bias"]
-    with torch.no_grad():
-        student.transformer.layers[1].relative.weight[3] += 1  # type: ignore[union-attr]
+    table(student, 1)[3] += 1
     assert lookups() == [f"layers.{i}.relative.bias" for i in range(3)]
     parity.check(student, TEXTS)
 
@@ -135,10 +141,9 @@ def test_pruned_heads_lose_their_column(tmp_path: Path) -> None:
     silent = make_student(tmp_path / "m", "mpnet", layers=3)
     with torch.no_grad():
         for layer in silent.transformer.layers:
-            layer.output.weight[:, 8:16] = 0  # type: ignore[index, union-attr]  # the second of four heads of 8
+            layer.output.weight[:, 8:16] = 0  # the second of four heads of 8
     cut = shrink_layers(silent, TEXTS, [torch.tensor([0, 2, 3])] * 3, None)
-    table = silent.transformer.layers[1].relative.weight  # type: ignore[union-attr]
-    assert torch.equal(cut.transformer.layers[1].relative.weight, table[:, [0, 2, 3]])  # type: ignore[index, union-attr]
+    assert torch.equal(table(cut, 1), table(silent, 1)[:, [0, 2, 3]])
     assert (cut.logits(TEXTS) - silent.logits(TEXTS)).abs().max() < 1e-5
     uneven = shrink_layers(silent, TEXTS, [torch.tensor(k) for k in ([1], [0, 3], [0, 1, 2, 3])], None)
     for student in (cut, uneven):
@@ -159,6 +164,57 @@ def test_narrower_fewer_and_factorized_layers(tmp_path: Path) -> None:
         shrink_layers(whole, TEXTS, None, [torch.arange(32)] * 3),
         factorized(whole, {name: 8}, second_moments(whole, TEXTS, [name])),
     ):
-        table = whole.transformer.layers[0].relative.weight  # type: ignore[union-attr]
-        assert torch.equal(student.transformer.layers[0].relative.weight, table)  # type: ignore[arg-type, union-attr]
+        assert torch.equal(table(student, 0), table(whole, 0))
         parity.check(student, TEXTS)
+
+
+def test_another_vocabulary(tmp_path: Path) -> None:
+    """The marks of RobertaProcessing are found again; texts whose pieces are kept give the same answer."""
+    student, few = make_student(tmp_path / "m", "mpnet"), Examples(("The film was charming.", "a plot"), None, "few")
+    context: Any = SimpleNamespace(train=few, unlabelled=Examples((), None, "nothing"))
+    small = vocabulary.apply(student, vocabulary.Settings(), context)
+    assert small.encoder.shape.vocab < student.encoder.shape.vocab
+    assert (small.logits(few.texts) - student.logits(few.texts)).abs().max() < 1e-5
+    parity.check(small, [*few.texts, *EDGE_TEXTS])
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_marks_around_texts(tmp_path: Path) -> None:
+    student = make_student(tmp_path / "m", "mpnet", kind="pairs")
+    words = Tokenizer.from_buffer(student.tokenizer)
+    (row,) = student.encode([("a dull film", "the plot")]).ids
+    tokens = ["<s>", "a", "dull", "film", "</s>", "</s>", "the", "plot", "</s>"]
+    assert [words.id_to_token(i) for i in row] == tokens
+    assert student.pad_id == words.token_to_id("<pad>") == 1
+
+
+def test_positions_start_behind_1_whatever_the_padding(tmp_path: Path) -> None:
+    """transformers' MPNet does not ask config.json which token pads."""
+    source = make_checkpoint(tmp_path / "m", "mpnet", pad_token_id=0)
+    ids, mask = torch.tensor([[4, 9, 10, 3]]), torch.ones(1, 4, dtype=torch.int64)
+    with torch.no_grad():
+        golden = load_transformers("text-classification", source, {}).eval()(ids, attention_mask=mask).logits
+        found = Student.load(source).encoder(ids, mask).heads["logits"]
+    assert (found - golden).abs().max() < 1e-5
+
+
+def test_a_damaged_table(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "m", "mpnet", layers=1)
+    path, name = source / "model.safetensors", "mpnet.encoder.relative_attention_bias.weight"
+    weights = load_file(path)
+    save_file(weights | {name: weights[name][:16].clone()}, path)
+    with pytest.raises(ModelError, match="16 buckets of relative positions are not supported; known: 32"):
+        Student.load(source)
+    del weights[name]
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=rf"m: the checkpoint lacks the weight '{name}'"):
+        Student.load(source)
+
+
+def test_old_students_still_load(tmp_path: Path) -> None:
+    student = make_student(tmp_path / "m")
+    student.save(tmp_path / "student")
+    assert "relative" not in json.loads((tmp_path / "student/student.json").read_text())["shape"]
+    assert Student.load(tmp_path / "student").digest() == student.digest()

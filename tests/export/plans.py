@@ -29,13 +29,13 @@ def planned(student: Student, scheme: str, kind: str = "text-classification") ->
     return replace(student, plan=QuantPlan(scales, bits=7 if scheme == "7 bits" else 8).to_json())
 
 
-def maker(folder: Path, **sizes: int) -> Make:
-    """Makes the student of each kind at the first call."""
+def maker(folder: Path, family: str = "bert", **sizes: int) -> Make:
+    """Makes the student of each kind, of one family, at the first call."""
     made: dict[str, Student] = {}
 
     def make(kind: str) -> Student:
         if kind not in made:
-            made[kind] = make_student(folder / kind, kind=kind, **sizes)
+            made[kind] = make_student(folder / kind, family, kind=kind, **sizes)
         return made[kind]
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from attar.runtime.model import Model
 from attar.runtime.tasks.base import jsonable
 from attar.runtime.tokenizer import Encoded, pad
 from tests.export.plans import Make, maker, planned
-from tests.models import EDGE_TEXTS, KINDS, MAX_LENGTH, NOISE, add_pooling, corpus, inputs, make_checkpoint
+from tests.models import (
+    EDGE_TEXTS,
+    KINDS,
+    MAX_LENGTH,
+    NOISE,
+    add_pooling,
+    corpus,
+    inputs,
+    make_checkpoint,
+    make_student,
+)
 
 SCHEMES = pytest.mark.parametrize("scheme", ["fp32", "per_token", "static"])
 Found = Mapping[str, NDArray[np.float32]]
@@ -41,6 +52,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return maker(tmp_path_factory.mktemp("wide"), hidden=120, ffn=200, heads=5)
 
 
+@pytest.fixture(scope="module")
+def relative(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """As wide, and attention has a bias for every distance."""
+    return maker(tmp_path_factory.mktemp("relative"), "mpnet", hidden=120, ffn=200, heads=5)
+
+
 def run(model: Model, encoded: Encoded, rows: list[int], length: int = 0) -> list[Found]:
     """The outputs of each of the rows, computed in one batch of at least this length; padding left out."""
     types = None if encoded.types is None else pad([encoded.types[i] for i in rows], 0, length)[0]
@@ -59,7 +76,7 @@ def same(a: Found, b: Found) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", ["narrow", "wide"])
+@pytest.mark.parametrize("size", ["narrow", "wide", "relative"])
 @SCHEMES
 def test_neighbours_and_padding_change_no_bit(
     scheme: str, size: str, kind: str, request: pytest.FixtureRequest
@@ -85,9 +102,10 @@ def test_neighbours_and_padding_change_no_bit(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", ["wide", "relative"])
 @SCHEMES
-def test_every_padding_gives_the_same_bits(scheme: str, kind: str, wide: Make) -> None:
-    model = in_memory(planned(wide(kind), scheme, kind), threads=2)
+def test_every_padding_gives_the_same_bits(scheme: str, size: str, kind: str, request: pytest.FixtureRequest) -> None:
+    model = in_memory(planned(request.getfixturevalue(size)(kind), scheme, kind), threads=2)
     for text in inputs(kind, ("", "a dull film", " ".join(NOISE))):
         encoded = model.task.encode(model.tokenizer, [text])
         (expected,) = run(model, encoded, [0])
@@ -95,6 +113,22 @@ def test_every_padding_gives_the_same_bits(scheme: str, kind: str, wide: Make) -
             assert same(run(model, encoded, [0], length)[0], expected), length
         for count in range(2, 20):
             assert all(same(found, expected) for found in run(model, encoded, [0] * count)), count
+
+
+@pytest.mark.parametrize("kind", ["text-classification", "token-classification", "embeddings"])
+def test_long_rows_whose_far_distances_share_a_bias(kind: str, tmp_path: Path) -> None:
+    longest = 200
+    student = make_student(tmp_path / "m", "mpnet", kind=kind, hidden=120, heads=5, max_position_embeddings=longest + 2)
+    model = in_memory(replace(student, task=replace(student.task, max_length=longest)), threads=2)  # type: ignore[call-arg]
+    texts = tuple(" ".join(NOISE * count) for count in (2, 9, 12, 20))
+    encoded = model.task.encode(model.tokenizer, texts)
+    lengths = [len(row) for row in encoded.ids]
+    assert 128 < lengths[1] < lengths[2] < lengths[3] == longest
+    alone = [run(model, encoded, [i])[0] for i in range(len(texts))]
+    assert all(same(a, b) for a, b in zip(run(model, encoded, [0, 1, 2, 3]), alone, strict=True))
+    for i in (0, 1, 2):
+        for length in range(lengths[i] + 1, longest + 1, 7):
+            assert same(run(model, encoded, [i], length)[0], alone[i]), (i, length)
 
 
 # --- heads of real sizes ------------------------------------------------------------------------------------------
