@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from attar.distill.checkpoint import HEADS, read_config, read_task, read_tokenizer, read_weights
+from attar.distill.checkpoint import HEADS, max_length, read_config, read_task, read_tokenizer, read_weights
 from attar.distill.encoder import Encoder, EncoderShape, LayerShape
 from attar.distill.heads import HeadShape, head_shape
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head, Task
+from attar.runtime.tasks.embeddings import Embedding
 
 Weights = Mapping[str, Tensor]
 BUCKETS = 32
@@ -118,6 +119,18 @@ def import_checkpoint(folder: Path) -> Checkpoint:
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     return Checkpoint(encoder, task, tokenizer, int(config.get("pad_token_id") or 0))
+
+
+def import_base(folder: Path) -> Checkpoint:
+    """The encoder of any model folder, whatever it was trained for: its task is to embed, by mean pooling."""
+    family, config = family_of(folder), read_config(folder)
+    source = _Source(config, family, read_weights(folder / "model.safetensors"))
+    task = Embedding(_size(config, "hidden_size", "dim"), max_length(folder, len(source.positions())))
+    try:
+        encoder = source.encoder(task)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    return Checkpoint(encoder, task, read_tokenizer(folder), int(config.get("pad_token_id") or 0))
 
 
 class _Source:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attar.distill.heads import HeadShape, Outputs
 from attar.runtime.errors import ModelError
 
-KINDS: Mapping[str, str] = {"encoder": "attar.distill.encoder"}
+KINDS: Mapping[str, str] = {"encoder": "attar.distill.encoder", "static": "attar.distill.students.static"}
 """The module that holds each kind of network."""
 
 

@@ -10,7 +10,7 @@ from attar.export.onnx.graph import MICROSOFT, OPSET
 
 __all__ = ["MICROSOFT", "OPSET", "to_onnx"]
 
-LOWERINGS: Mapping[str, str] = {"encoder": "attar.export.onnx.lower"}
+LOWERINGS: Mapping[str, str] = {"encoder": "attar.export.onnx.lower", "static": "attar.export.onnx.static"}
 """The module that writes each kind of network; its `lower` takes a student."""
 
 

@@ -21,12 +21,14 @@ def quantize_columns(weight: Array, bits: int = 8) -> tuple[Array, Array]:
     return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.astype(np.float32)
 
 
-def lower_words(graph: Graph, state: Mapping[str, Array], plan: QuantPlan | None) -> str:
-    """The embeddings (B, T, E) of `input_ids`."""
-    words = state["words.weight"]
+def lower_words(
+    graph: Graph, state: Mapping[str, Array], plan: QuantPlan | None, name: str = "words", ids: str = "input_ids"
+) -> str:
+    """The rows (B, T, E) of the embedding table `name` at `ids` (B, T)."""
+    table = state[f"{name}.weight"]
     if plan is None or not plan.words:
-        return graph.op("Gather", [graph.weight("words.weight", words), "input_ids"], "words")
-    table, scale = quantize_columns(words.T)
-    rows = graph.op("Gather", [graph.weight("words.int8", table.T), "input_ids"], "words_int8")
-    scales = graph.op("Gather", [graph.weight("words.scale", scale[:, None]), "input_ids"], "words_scale")
-    return graph.op("Mul", [graph.op("Cast", [rows], "words_cast", to=1), scales], "words")
+        return graph.op("Gather", [graph.weight(f"{name}.weight", table), ids], name)
+    packed, scale = quantize_columns(table.T)
+    rows = graph.op("Gather", [graph.weight(f"{name}.int8", packed.T), ids], f"{name}_int8")
+    scales = graph.op("Gather", [graph.weight(f"{name}.scale", scale[:, None]), ids], f"{name}_scale")
+    return graph.op("Mul", [graph.op("Cast", [rows], f"{name}_cast", to=1), scales], name)

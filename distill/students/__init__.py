@@ -1,0 +1,1 @@
+"""One file a student architecture: a step that puts a new student in the place of the given one."""
