@@ -112,28 +112,29 @@ class _Lowering:
     def relative(self, module: str, last: bool) -> list[str]:
         """What distances add to the scores of attention (1, heads, T, T); of the last layer's row twice (.., 2, T)."""
         g = self.graph
-        table = self.state[f"{module}.weight"].T[None]
+        table = self.state[f"{module}.weight"]
         # As imported all layers have the same biases: they are looked up once.
         key = table.tobytes() + bytes([last])
         if key not in self.relatives:
             places = self.first_places() if last else self.places()
-            found = [g.weight(f"{module}.weight", table), places]
-            self.relatives[key] = g.op("Gather", found, f"{module}.bias", axis=2)
+            # Whole rows of the table, then transposed: copying single numbers takes seven times as long.
+            found = g.op("Gather", [g.weight(f"{module}.weight", table), places], f"{module}.rows", axis=0)
+            self.relatives[key] = g.op("Transpose", [found], f"{module}.bias", perm=[0, 3, 1, 2])
         return [self.relatives[key]]
 
     def places(self) -> str:
-        """The bucket of the distance between any two tokens (T, T); kept as bytes, of which there are many."""
+        """The bucket of the distance between any two tokens (1, T, T); kept as bytes, of which there are many."""
         g = self.graph
-        table = relative_buckets(self.max_length, self.shape.relative).numpy().astype(np.uint8)
-        starts, axes = (g.weight(n, np.array(v)) for n, v in (("corner", [0, 0]), ("both_axes", [0, 1])))
+        table = relative_buckets(self.max_length, self.shape.relative)[None].numpy().astype(np.uint8)
+        starts, axes = (g.weight(n, np.array(v)) for n, v in (("corner", [0, 0]), ("axes_1_2", [1, 2])))
         ends = g.once("Concat", ["length", "length"], "lengths", axis=0)
         part = g.once("Slice", [g.weight("buckets", table), starts, ends, axes], "buckets_used")
         return g.once("Cast", [part], "places", to=7)
 
     def first_places(self) -> str:
-        """The first row of `places`, twice since the query has it twice: (2, T)."""
+        """The first row of `places`, twice since the query has it twice: (1, 2, T)."""
         g = self.graph
-        return g.once("Gather", [self.places(), g.weight("row_twice", np.array([0, 0]))], "places_twice", axis=0)
+        return g.once("Gather", [self.places(), g.weight("row_twice", np.array([0, 0]))], "places_twice", axis=1)
 
     def terms(self, x: str, module: str) -> list[str]:
         """The product, and the bias where it is still to be added."""

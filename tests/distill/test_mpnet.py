@@ -168,6 +168,15 @@ def test_narrower_fewer_and_factorized_layers(tmp_path: Path) -> None:
         parity.check(student, TEXTS)
 
 
+def test_every_table_learns(tmp_path: Path) -> None:
+    """Each layer's own biases get a gradient, the last layer's too, which computes one row."""
+    student = make_student(tmp_path / "m", "mpnet", layers=3)
+    (ids,) = student.encode(TEXTS[:1]).ids
+    student.encoder(torch.tensor([ids]), torch.ones(1, len(ids))).heads["logits"].square().sum().backward()
+    for layer in student.transformer.layers:
+        assert layer.relative.weight.grad.abs().sum(0).min() > 0  # of every head
+
+
 def test_another_vocabulary(tmp_path: Path) -> None:
     """The marks of RobertaProcessing are found again; texts whose pieces are kept give the same answer."""
     student, few = make_student(tmp_path / "m", "mpnet"), Examples(("The film was charming.", "a plot"), None, "few")
