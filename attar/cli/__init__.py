@@ -17,6 +17,7 @@ from attar.runtime.version import __version__
 
 VERBS = (
     "run",
+    "ladder",
     "distill",
     "compress",
     "export",

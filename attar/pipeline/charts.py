@@ -114,8 +114,8 @@ def scores(points: Sequence[Point], margin: float | None, label: str) -> str:
 
 
 @_styled
-def scatter(points: Sequence[Point], metric: str, label: str) -> str:
-    """Points on dev over latency, the kept models joined in the order of the recipe."""
+def scatter(points: Sequence[Point], metric: str, label: str, split: str = "dev") -> str:
+    """Points on a split over latency, the kept models joined in their order."""
     known = [(point, point.p50_ms, point.score) for point in points]
     placed = [(point, x, y) for point, x, y in known if x is not None and y is not None and x > 0]
     if len(placed) < 2:
@@ -134,7 +134,7 @@ def scatter(points: Sequence[Point], metric: str, label: str) -> str:
     for (point, x, y), offset in zip(placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True):
         _write(axes, point.mark, (x, y), offset, ha="center", weight="bold")
     axes.set_xlabel("p50 latency, ms", color=_MUTED)
-    axes.set_ylabel(f"{_short(metric, 40)} on dev", color=_MUTED)
+    axes.set_ylabel(f"{_short(metric, 40)} on {split}", color=_MUTED)
     axes.grid(color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_MUTED, length=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -85,21 +86,53 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """Reads and checks a recipe; `SettingsError` names the file, the table and the key that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        record = tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise SettingsError(f"no recipe at {path}; the shipped ones are in recipes/") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    record, text = _toml(path)
     try:
         return parse(record, text)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
 
 
+def _toml(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), text
+    except FileNotFoundError as error:
+        raise SettingsError(f"no recipe at {path}; the shipped ones are in recipes/") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+
+
+def read_ladder(path: Path) -> tuple[Recipe, ...]:
+    """Several students of one teacher: a recipe whose [[rung]] tables have a name and steps of their own."""
+    record, text = _toml(path)
+    rungs = record.pop("rung", [])
+    try:
+        if not rungs or "step" in record:
+            raise SettingsError("a ladder has tables [[rung]] with a name, and its steps are [[rung.step]]")
+        names = [str(rung.get("name", "")) for rung in rungs]
+        wrong = [name for name in names if not re.fullmatch(r"[\w-]+", name) or names.count(name) > 1]
+        if wrong:
+            raise SettingsError(f"rung {wrong[0]!r}: every rung needs a name of its own, of letters, digits, - and _")
+        return tuple(_rung(record, name, rung, text) for name, rung in zip(names, rungs, strict=True))
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def _rung(record: Mapping[str, Any], name: str, rung: Mapping[str, Any], text: str) -> Recipe:
+    for key in rung:
+        if key not in ("name", "step"):
+            raise SettingsError(f"rung {name!r} has no key {key!r}; known: name, step")
+    try:
+        return parse({**record, "name": name, "step": rung.get("step", [])}, text)
+    except SettingsError as error:
+        raise SettingsError(f"rung {name!r}: {error}") from error
+
+
 def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
     """A recipe from parsed TOML."""
+    if "rung" in record:
+        raise SettingsError("this is a ladder of several students: give it to `attar ladder`")
     known = {"name", "data", "task", "teacher", "step", "gate", "bench"}
     for key in record:
         if key not in known:

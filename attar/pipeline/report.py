@@ -6,6 +6,7 @@ Accuracies and other measures are in points (0 to 100), sizes in MB (10^6 bytes)
 import json
 import os
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -172,6 +173,11 @@ def write(report: Report, out: Path) -> None:
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.html": render(report),
     }
+    write_texts(texts, out)
+
+
+def write_texts(texts: Mapping[str, str], out: Path) -> None:
+    """Files by name into `out`, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         aside = out / f".{name}.{os.getpid()}.partial"

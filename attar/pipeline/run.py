@@ -47,12 +47,15 @@ from attar.runtime.version import __version__
 
 
 class Run:
-    """One run of one recipe into one output folder."""
+    """One run of one recipe into one output folder; the teacher and all that it said are kept in `home`, where given,
+    for other runs with the same teacher."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, console: Console, *, data: str | None = None, allow_failed_gate: bool = False
-    ) -> None:
+        self, recipe: Recipe, out: Path, console: Console, *, data: str | None = None, allow_failed_gate: bool = False,
+        home: Path | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.out, self.console = recipe, out, console
+        self.home = home or out
         self.allow_failed_gate = allow_failed_gate
         self.started = time.monotonic()
         self.data = read_data(recipe, data)
@@ -64,6 +67,7 @@ class Run:
         if self.data.outside.texts and not isinstance(self.task, TextClassification):
             raise SettingsError("[data] outside is for text classification: it asks how sure the classifier is")
         self.stages = Stages(out / "stages")
+        self.shared = Stages(self.home / "stages") if home else self.stages
 
     def _task(self) -> Task:
         spec = self.recipe.teacher
@@ -124,8 +128,8 @@ class Run:
         key = key_of(
             folder_digest(self.base), spec.fine_tuned, asdict(spec.settings), self.task.to_json(), train.digest()
         )
-        folder, _ = self.stages.run("teacher", key, work)
-        publish(folder / "teacher", self.out / "teacher")
+        folder, _ = self.shared.run("teacher", key, work)
+        publish(folder / "teacher", self.home / "teacher")
         return folder / "teacher"
 
     def judge_teacher(self, folder: Path) -> dict[str, Any]:
@@ -156,7 +160,7 @@ class Run:
             return found
 
         key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), outside.digest(), self.task.to_json())
-        self.judged, result = self.stages.run("teacher-judged", key, work)
+        self.judged, result = self.shared.run("teacher-judged", key, work)
         self.console.line(f"teacher: dev {result['dev']:.2f}, test {result['test']:.2f} ({', '.join(self.task.gates)})")
         return result
 
@@ -168,7 +172,7 @@ class Run:
         s = self.data.splits
         material = Material(self.task, s.train, self.data.unlabelled, s.dev, teacher)
         runner = Runner(material, self.stages, self.console, self.recipe.quantizes)
-        runner.teacher_key = self.teacher_key
+        runner.teacher_key, runner.targets = self.teacher_key, self.shared.root
         key = key_of(self.teacher_key, self.task.to_json())
         return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.task.max_length, {"score": before})
 
@@ -227,7 +231,7 @@ class Run:
 
         def work(part: Path) -> dict[str, Any]:
             self.console.line("benchmark against the teacher ...")
-            against = [self.out / "teacher", self.judged / "teacher-onnx"]
+            against = [self.home / "teacher", self.judged / "teacher-onnx"]
             texts = self.task.inputs(test.texts)
             found = bench(
                 bundle, against, texts[: spec.texts], rounds=spec.rounds,

@@ -98,11 +98,12 @@ def single_ms(model: Model, texts: Sequence[Text]) -> float:
 
 
 class Runner:
-    """Runs steps over the cache; `console` hears of each."""
+    """Runs steps over the cache; `console` hears of each. What the teacher says goes to the folder `targets`."""
 
     def __init__(self, material: Material, stages: Stages, console: Console, quantizes: bool) -> None:
         self.material = material
         self.stages = stages
+        self.targets = stages.root
         self.console = console
         self.quantizes = quantizes
         self.teacher_key = ""
@@ -116,7 +117,7 @@ class Runner:
                 self._teacher = Teacher(m.teacher, shortened(m.task, max_length))
             texts = m.train.texts + m.unlabelled.texts
             key = key_of(self.teacher_key, m.train.digest(), m.unlabelled.digest(), self._teacher.task.to_json())
-            found = self._teacher.targets(texts, states, self.stages.root / f"targets-{key}", self.console.progress)
+            found = self._teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress)
             return supervise(student, read_tokenizer(m.teacher), found, texts)
 
         return Context(
