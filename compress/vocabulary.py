@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from tokenizers import Tokenizer
 
-from attar.distill.encoder import Encoder
+from attar.distill.network import Network, network_of
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
@@ -65,7 +65,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     words = _embeddings(student.encoder.words.weight.detach(), vocab, old, _prefix(record))
     result = replace(
         student,
-        encoder=_with_words(student.transformer, words),
+        encoder=_with_words(student.encoder, words),
         tokenizer=_renumbered(record, vocab),
         pad_id=_renumber(student.pad_id, old, vocab),
     )
@@ -157,9 +157,14 @@ def _embeddings(old: torch.Tensor, vocab: dict[str, int], before: dict[str, int]
     return torch.stack(rows)
 
 
-def _with_words(encoder: Encoder, words: torch.Tensor) -> Encoder:
-    result = Encoder(replace(encoder.shape, vocab=len(words)))
-    result.load_state_dict({**encoder.state_dict(), "words.weight": words})
+def _with_words(network: Network, words: torch.Tensor) -> Network:
+    result, kind = network_of(network.shape.to_json() | {"vocab": len(words)}), network.shape.kind
+    state = {**network.state_dict(), "words.weight": words}
+    if any(state[name].shape != value.shape for name, value in result.state_dict().items()):
+        raise SettingsError(
+            f"a {kind} student has other tables of its vocabulary; put compress.vocabulary before its students step"
+        )
+    result.load_state_dict(state)
     return result.eval()
 
 

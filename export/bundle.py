@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attar.compress.quantize.plan import QuantPlan
+from attar.distill.encoder import EncoderShape
+from attar.distill.network import Shape
 from attar.distill.student import Student
 from attar.export.onnx import OPSET, to_onnx
 from attar.runtime.bundle import Bundle, Manifest, write_bundle
@@ -43,16 +45,18 @@ class Evidence:
 
 
 def scheme(student: Student) -> str:
-    """fp32, or the name of the quantization plan."""
+    """fp32, or the name of the quantization plan; what runs in int8 are layers, and not every network has them."""
     plan = QuantPlan.from_json(student.plan)
-    return "fp32" if plan is None else plan.scheme
+    if plan is None:
+        return "fp32"
+    return plan.scheme if student.encoder.depth else "int8 words, all else fp32"
 
 
 def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None) -> Manifest:
     """The manifest without files, which `write_bundle` adds."""
     plan = QuantPlan.from_json(student.plan)
     requires: dict[str, Any] = {"onnxruntime": "1.23", "opset": OPSET}
-    if plan is not None and plan.bits == 8:
+    if plan is not None and plan.bits == 8 and student.encoder.depth:
         # u8 x s8 products saturate on x86 without VNNI; golden inputs tell when it matters.
         requires["x86"] = "avx512_vnni or avx_vnni (or quantize with bits = 7)"
     return Manifest(
@@ -110,13 +114,7 @@ def write(
 
 def card(student: Student, name: str, evidence: Evidence) -> str:
     """The model card."""
-    shape = student.encoder.shape
     steps = "\n".join(f"{i}. `{s['use']}`" for i, s in enumerate(student.lineage, 1)) or "none: converted as it was"
-    layers = "\n".join(
-        f"- layer {i}: {s.heads} heads of {s.head_size}, {s.ffn} feed-forward neurons"
-        + (f", ranks {dict(s.ranks)}" if s.ranks else "")
-        for i, s in enumerate(shape.layers, 1)
-    )
     facts = "\n".join(f"- {k}: {v}" for k, v in (evidence.facts or {}).items())
     return f"""# {name}
 
@@ -141,8 +139,20 @@ It reads {student.task.max_length} tokens at a time.
 
 Weights and activations: {scheme(student)}; {student.encoder.parameter_count():,} parameters.
 
-{layers}
+{inside(student.encoder.shape)}
 """
+
+
+def inside(shape: Shape) -> str:
+    """A line for each layer of a transformer; one of all sizes for other networks."""
+    if not isinstance(shape, EncoderShape):
+        sizes = {k: v for k, v in shape.to_json().items() if k not in ("kind", "heads")}
+        return f"- {shape.kind} network: " + ", ".join(f"{k} {v}" for k, v in sizes.items())
+    return "\n".join(
+        f"- layer {i}: {s.heads} heads of {s.head_size}, {s.ffn} feed-forward neurons"
+        + (f", ranks {dict(s.ranks)}" if s.ranks else "")
+        for i, s in enumerate(shape.layers, 1)
+    )
 
 
 def describe(task: Task) -> str:

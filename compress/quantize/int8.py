@@ -1,7 +1,8 @@
 """Batch-invariant int8: per-channel weights, activations scaled per token, or by calibrated constants where that holds.
 
 Each scheme is exported and measured. The fastest that loses at most `max_loss` points on dev is taken; if none does,
-the most accurate.
+the most accurate. Of a network without transformer layers the word embeddings are stored as int8 rows and all else
+stays fp32: one scheme, `words`, whatever `schemes` says.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
 from attar.runtime.tokenizer import Text
+
+WORDS = "words"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def shared(scales: dict[str, float]) -> dict[str, float]:
 
 
 def _scales(scheme: str, student: Student, texts: Sequence[Text], tolerance: float) -> dict[str, float]:
-    if scheme == "per_token":
+    if scheme in ("per_token", WORDS):
         return {}
     scales = shared(calibrate(student, texts))
     return scales if scheme == "static" else tame(student, texts, scales, tolerance)
@@ -113,7 +116,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     before = context.score(student)
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []
-    for scheme in settings.schemes:
+    for scheme in settings.schemes if student.encoder.depth else (WORDS,):
         scales = _scales(scheme, student, context.train.texts[: settings.texts], settings.tolerance)
         candidate = replace(student, plan=QuantPlan(scales, bits=settings.bits).to_json())
         loss = before - context.score(candidate)

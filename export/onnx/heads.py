@@ -20,21 +20,28 @@ def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only:
     Returns the shape of what it gives, the tensor `output_of` its name.
     """
     base, output = f"heads.{shape.name}", output_of(shape.name)
-    found = _read(graph, shape.reads, x, first_only, state["words.weight"].shape[1])
+    found = _read(graph, shape.reads, x, first_only, _width(state, shape))
     if shape.dense:
         kind = {"tanh": "Tanh", "relu": "Relu"}.get(shape.activation)
         dense = _linear(graph, state, f"{base}.dense", found, f"{base}.dense", shape.reads)
         domain = {} if kind else {"domain": MICROSOFT}
         found = graph.op(kind or "Gelu", [dense], f"{base}.activation", **domain)
     if shape.linear:
-        _linear(graph, state, f"{base}.classifier", found, output, shape.reads)
-    elif shape.unit:
+        name = f"{base}.classifier" if shape.unit else output
+        found = _linear(graph, state, f"{base}.classifier", found, name, shape.reads)
+    if shape.unit:
         length = graph.op("ReduceL2", [found], f"{base}.length", axes=[-1], keepdims=1)
         safe = graph.op("Max", [length, graph.weight("tiny_length", np.array(1e-12, np.float32))], f"{base}.safe")
         graph.op("Div", [found, safe], output)
-    else:
+    elif not shape.linear:
         graph.op("Identity", [found], output)
     return ["batch", "length", shape.outputs] if shape.reads == "tokens" else ["batch", shape.outputs]
+
+
+def _width(state: State, shape: HeadShape) -> int:
+    """The width of the states that a head reads."""
+    reader = "dense" if shape.dense else "classifier"
+    return state[f"heads.{shape.name}.{reader}.weight"].shape[1] if shape.dense or shape.linear else shape.outputs
 
 
 def _linear(graph: Graph, state: State, module: str, x: str, name: str, reads: str) -> str:
@@ -54,11 +61,15 @@ def _read(graph: Graph, reads: str, x: str, first_only: bool, width: int) -> str
         return graph.once("Squeeze", [x, _first(graph)[2]], "first_token")
     if reads == "mean":
         return _mean(graph, x, width)
-    mask = graph.once("Cast", ["attention_mask"], "mask_float", to=1)
-    wide = graph.once("Unsqueeze", [mask, graph.weight("axis_2", np.array([2]))], "mask_wide")
-    hidden = graph.once("Sub", [wide, graph.weight("unit", np.array(1, np.float32))], "mask_hidden")
+    hidden = graph.once("Sub", [wide_mask(graph), graph.weight("unit", np.array(1, np.float32))], "mask_hidden")
     far = graph.once("Mul", [hidden, graph.weight("far", np.array(1e9, np.float32))], "mask_far")
     return graph.once("ReduceMax", [graph.once("Add", [x, far], "unmasked")], "max_state", axes=[1], keepdims=0)
+
+
+def wide_mask(graph: Graph) -> str:
+    """1 where there is a token and 0 where there is none: (B, T, 1) float."""
+    mask = graph.once("Cast", ["attention_mask"], "mask_float", to=1)
+    return graph.once("Unsqueeze", [mask, graph.weight("axis_2", np.array([2]))], "mask_wide")
 
 
 def _mean(graph: Graph, x: str, width: int) -> str:
