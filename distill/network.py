@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from attar.distill.heads import HeadShape, Outputs
 from attar.runtime.errors import ModelError
 
-KINDS: Mapping[str, str] = {"encoder": "attar.distill.encoder", "static": "attar.distill.students.static"}
+KINDS: Mapping[str, str] = {
+    "encoder": "attar.distill.encoder",
+    "static": "attar.distill.students.static",
+    "recurrent": "attar.distill.students.recurrent",
+    "convolutional": "attar.distill.students.convolutional",
+}
 """The module that holds each kind of network."""
 
 

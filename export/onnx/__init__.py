@@ -10,7 +10,12 @@ from attar.export.onnx.graph import MICROSOFT, OPSET
 
 __all__ = ["MICROSOFT", "OPSET", "to_onnx"]
 
-LOWERINGS: Mapping[str, str] = {"encoder": "attar.export.onnx.lower", "static": "attar.export.onnx.static"}
+LOWERINGS: Mapping[str, str] = {
+    "encoder": "attar.export.onnx.lower",
+    "static": "attar.export.onnx.static",
+    "recurrent": "attar.export.onnx.recurrent",
+    "convolutional": "attar.export.onnx.convolutional",
+}
 """The module that writes each kind of network; its `lower` takes a student."""
 
 
