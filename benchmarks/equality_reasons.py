@@ -111,6 +111,8 @@ def reason(case: Case) -> str:
         return f"attar refuses it, the pipeline answers: it {case.ours['refused'].partition(';')[0]}"
     if case.padding and case.padding in "".join(case.text):
         return f"the text holds {case.padding}: the model of transformers gives it no position"
+    if case.task.kind == "text-classification" and isinstance(case.text, tuple) and not case.text[1]:
+        return "the second text is empty: the pipeline's tokenizer takes that for no second text, attar for a pair"
     if case.task.kind == "question-answering":
         return _answers(case)
     if case.task.kind == "token-classification" or ", " in case.column:  # the head of several that tags

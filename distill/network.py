@@ -14,6 +14,7 @@ from attar.runtime.errors import ModelError
 KINDS: Mapping[str, str] = {
     "encoder": "attar.distill.encoder",
     "static": "attar.distill.students.static",
+    "tfidf": "attar.distill.students.tfidf",
     "recurrent": "attar.distill.students.recurrent",
     "convolutional": "attar.distill.students.convolutional",
 }

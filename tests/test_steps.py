@@ -40,11 +40,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "distill.students.encoder": {"layers": (1, 3), "width": 24},
     "distill.students.static": {"width": 16, "hidden": 24, "bigrams": 50},
+    "distill.students.tfidf": {"bigrams": 50},
     "distill.students.recurrent": {"width": 16, "hidden": 12},
     "distill.students.convolutional": {"width": 16, "filters": 12},
 }
 """Settings that make a step do its work on a tiny student; the defaults where a step is not named."""
-REFUSED = {("distill.students.static", "multi-task"), ("distill.students.static", "question-answering")}
+REFUSED = {(f"distill.students.{name}", kind) for name in ("static", "tfidf") for kind in KINDS[1:]}
 """Steps that cannot serve a kind, and say so."""
 IDLE = {("distill.calibrate", "multi-task"), ("distill.calibrate", "question-answering")}
 """Steps with nothing to do for a kind: they say that they ran, and change nothing."""

@@ -13,6 +13,7 @@ __all__ = ["MICROSOFT", "OPSET", "to_onnx"]
 LOWERINGS: Mapping[str, str] = {
     "encoder": "attar.export.onnx.lower",
     "static": "attar.export.onnx.static",
+    "tfidf": "attar.export.onnx.tfidf",
     "recurrent": "attar.export.onnx.recurrent",
     "convolutional": "attar.export.onnx.convolutional",
 }

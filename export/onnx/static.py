@@ -28,7 +28,9 @@ def lower(student: Student) -> Any:
     wide = g.op("Unsqueeze", [mask, axis(g, 2)], "mask_wide")
     far = g.op("Mul", [g.op("Sub", [wide, constant(g, "unit", 1)], "hidden"), constant(g, "far", 1e9)], "hidden_far")
     top = g.op("ReduceMax", [g.op("Add", [x, far], "unmasked")], "top", axes=[1], keepdims=0)
-    both = g.op("Concat", [mean(g, state, x, shape.width), top], "pooled", axis=-1)
+    scores = g.op("Gather", [weight(g, state, "weights.weight"), "input_ids"], "scores")
+    line = g.op("Transpose", [scores], "scores_line", perm=[0, 2, 1])
+    both = g.op("Concat", [weighted_mean(g, x, line, "attention_mask", shape.width), top], "pooled", axis=-1)
     product = g.op("Gemm", [both, weight(g, state, "mlp.weight"), weight(g, state, "mlp.bias")], "mlp", transB=1)
     result = g.op("Unsqueeze", [g.op("Relu", [product], "activation"), axis(g, 1)], "state")
     outputs = {h.name: lower_head(g, state, h, result, True) for h in shape.heads}
@@ -37,25 +39,29 @@ def lower(student: Student) -> Any:
 
 def pairs(g: Graph, state: dict[str, Array], plan: QuantPlan | None, buckets: int) -> str:
     """Embeddings (B, T, E) of each token with its right neighbour; nothing for the last one."""
-    left = g.op("Slice", ["input_ids", bound(g, 0), bound(g, -1), axis(g, 1)], "left")
-    right = g.op("Slice", ["input_ids", bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right")
-    hashed = g.op("Add", [g.op("Mul", [left, bound(g, PRIME)], "left_times"), right], "neighbours")
-    row = g.op("Mod", [hashed, bound(g, buckets)], "pair_ids")
+    row, there = neighbours(g, buckets)
     found = lower_words(g, state, plan, "pairs", row)
-    there = g.op("Slice", ["attention_mask", bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right_mask")
     real = g.op("Unsqueeze", [g.op("Cast", [there], "right_real", to=1), axis(g, 2)], "right_wide")
     ends = g.weight("pair_pads", np.array([0, 0, 0, 0, 1, 0]))
     return g.op("Pad", [g.op("Mul", [found, real], "pairs_real"), ends], "pairs_padded")
 
 
-def mean(g: Graph, state: dict[str, Array], x: str, width: int) -> str:
-    """The mean (B, E) of x (B, T, E) by the tokens' learned weights; two equal rows, as for every pooled mean."""
-    scores = g.op("Gather", [weight(g, state, "weights.weight"), "input_ids"], "scores")
-    line = g.op("Unsqueeze", [g.op("Transpose", [scores], "scores_line", perm=[0, 2, 1]), axis(g, 1)], "scores_wide")
+def neighbours(g: Graph, buckets: int) -> tuple[str, str]:
+    """The hashed row of each token with its right neighbour (B, T - 1), and whether there is one."""
+    left = g.op("Slice", ["input_ids", bound(g, 0), bound(g, -1), axis(g, 1)], "left")
+    right = g.op("Slice", ["input_ids", bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right")
+    hashed = g.op("Add", [g.op("Mul", [left, bound(g, PRIME)], "left_times"), right], "neighbours")
+    row = g.op("Mod", [hashed, bound(g, buckets)], "pair_ids")
+    return row, g.op("Slice", ["attention_mask", bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right_mask")
+
+
+def weighted_mean(g: Graph, x: str, scores: str, mask: str, width: int) -> str:
+    """The mean (B, E) of x (B, T, E) by the softmax of scores (B, 1, T); two equal rows, as for every pooled mean."""
+    line = g.op("Unsqueeze", [scores, axis(g, 1)], "scores_wide")
     bias = g.op("Concat", [line, line], "scores_twice", axis=2)
     first = g.op("Slice", [x, bound(g, 0), bound(g, 1), axis(g, 1)], "first")
     nothing = g.op("Mul", [g.op("Concat", [first, first], "first_twice", axis=1), constant(g, "nothing", 0)], "query")
-    keys = g.op("Cast", ["attention_mask"], "key_mask", to=6)
+    keys = g.op("Cast", [mask], "key_mask", to=6)
     size = next(d for d in range(min(64, width), 0, -1) if width % d == 0)
     twice = g.op(
         "MultiHeadAttention", [nothing, x, x, "", keys, bias], "mean_twice",
