@@ -9,12 +9,15 @@ import pytest
 
 from attar.distill.step import find
 from attar.pipeline.data import named_splits, read_data
-from attar.pipeline.recipe import Recipe, read_recipe
+from attar.pipeline.recipe import Recipe, read_ladder, read_recipe
 from attar.pipeline.tasks import build
 from attar.runtime.errors import AssetError
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = {path.stem: read_recipe(path) for path in sorted((ROOT / "recipes").glob("*.toml"))}
+FILES = sorted((ROOT / "recipes").glob("*.toml"))
+LADDERS = {path.stem: read_ladder(path) for path in FILES if path.stem.endswith("-ladder")}
+RECIPES = {path.stem: read_recipe(path) for path in FILES if path.stem not in LADDERS}
+RECIPES |= {f"{name}/{rung.name}": rung for name, rungs in LADDERS.items() for rung in rungs}
 
 
 def sources(recipe: Recipe) -> list[str]:
@@ -38,13 +41,13 @@ def test_every_kind_of_task_has_a_recipe() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_name_is_the_files_and_every_step_exists(name: str) -> None:
     recipe = RECIPES[name]
-    assert recipe.name == name
+    assert recipe.name == name.rpartition("/")[2]
     assert recipe.steps
     for step in recipe.steps:
         assert isinstance(step.settings, find(step.use).Settings)
 
 
-@pytest.mark.parametrize("name", [case(name) for name in RECIPES])
+@pytest.mark.parametrize("name", [case(name) for name in RECIPES if "/" not in name or name.endswith("/static")])
 def test_its_data_reads_and_its_task_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # recipes name files from the project's root
     recipe = RECIPES[name]
