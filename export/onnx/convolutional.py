@@ -1,7 +1,8 @@
 """Lowers a convolutional student to matrix products over every token and its neighbours laid side by side.
 
 Not to the Conv operator: in ONNX Runtime its sums depend on how long the row is (by 1e-5 at width 128), those of MatMul
-do not, and the two take the same time.
+do not. Measured with 100 filters each of 1, 3 and 5 tokens at width 128, on one AMD EPYC core: the same time up to
+batches of 32 x 32 tokens, half as much again at 32 x 64.
 """
 
 from __future__ import annotations
