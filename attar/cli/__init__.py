@@ -18,6 +18,7 @@ from attar.runtime.version import __version__
 VERBS = (
     "run",
     "ladder",
+    "suggest",
     "distill",
     "compress",
     "export",
