@@ -52,15 +52,19 @@ class Supervision:
         """The sum over all heads of the distance to the teacher's outputs."""
         losses = []
         for head in self.student.task.heads:
-            mine = found.heads[head.name]
-            if head.reads == "tokens":
-                wanted, known = self._packed(self.targets.heads[head.name], batch)
-                wanted = self._continued(head, wanted, batch)
-            else:
-                rows = [self.source[i] for i in batch.rows]
-                wanted, known = torch.from_numpy(self.targets.heads[head.name][rows]), batch.mask
-            losses.append(soft(head, mine, wanted, known, temperature))
+            wanted, known = self._said(head, batch)
+            losses.append(soft(head, found.heads[head.name], self._continued(head, wanted, batch), known, temperature))
         return torch.stack(losses).sum()
+
+    def outputs(self, head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The teacher's raw outputs of a head as they are, (B, C) or (B, T, C), and the tokens that have any (B, T).
+
+        A tagger's say nothing of tokens that begin inside the teacher's, which have another tag.
+        """
+        wanted, known = self._said(head, batch)
+        if self.inside is not None and self.student.task.continuations(head.name) is not None:
+            known = known * ~self._inside(batch)
+        return wanted, known
 
     @property
     def depth(self) -> int:
@@ -93,16 +97,27 @@ class Supervision:
                 known[row, : len(place)] = real
         return torch.from_numpy(result), torch.from_numpy(known)
 
+    def _said(self, head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The teacher's raw outputs of a head, and which tokens count."""
+        if head.reads == "tokens":
+            return self._packed(self.targets.heads[head.name], batch)
+        return torch.from_numpy(self.targets.heads[head.name][[self.source[i] for i in batch.rows]]), batch.mask
+
     def _continued(self, head: Head, wanted: Tensor, batch: Batch) -> Tensor:
         """Teacher logits in which tokens that begin inside the teacher's have the tags of a continuation."""
         into = self.student.task.continuations(head.name)
         if self.inside is None or into is None:
             return wanted
         shifted = torch.zeros_like(wanted).index_add_(-1, torch.from_numpy(into), torch.softmax(wanted, -1))
-        inside = torch.zeros(wanted.shape[:2], dtype=torch.bool)
+        return torch.where(self._inside(batch)[..., None], shifted.clamp_min(1e-9).log(), wanted)
+
+    def _inside(self, batch: Batch) -> Tensor:
+        """Whether each token begins inside the teacher's: (B, T) of bool."""
+        result = torch.zeros(batch.ids.shape, dtype=torch.bool)
         for row, i in enumerate(batch.rows):
-            inside[row, : len(self.inside[i])] = torch.from_numpy(self.inside[i])
-        return torch.where(inside[..., None], shifted.clamp_min(1e-9).log(), wanted)
+            begun = self.inside[i] if self.inside is not None else np.zeros(0, dtype=np.bool_)
+            result[row, : len(begun)] = torch.from_numpy(begun)
+        return result
 
 
 def supervise(student: Student, teacher_tokenizer: bytes, targets: Targets, texts: Sequence[Text]) -> Supervision:

@@ -1,4 +1,4 @@
-"""Soft targets with temperature (Hinton et al. 2015, section 2), or plain logits (Ba & Caruana 2014).
+"""Soft targets with temperature (Hinton et al. 2015, section 2).
 
 What a head's outputs mean decides the distance: distributions over classes, over labels one by one (multi-label), over
 the tokens where a span begins and ends, or numbers and vectors (objectives.py).
