@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attar.distill.checkpoint import depth_of
 from attar.distill.encoder import resized
-from attar.distill.method import Lesson, Weighted, find_method
+from attar.distill.method import Lesson, Weighted, find_method, known
 from attar.distill.step import Context, settings_of
 from attar.distill.student import Student
 from attar.distill.trainer import Schedule, seed_everything, train
@@ -48,11 +48,14 @@ class Settings:
 def method_settings(given: Mapping[str, Any]) -> Weighted:
     """The settings of one entry of `methods`; `SettingsError` names what is wrong with it."""
     if "use" not in given:
-        raise SettingsError("a method lacks 'use', the file it names (like soft_targets)")
+        raise SettingsError(f"a method lacks 'use', its name: one of {', '.join(known())}")
     use = given["use"]
     settings: Weighted = settings_of(
         find_method(use).Settings, {k: v for k, v in given.items() if k != "use"}, f"method {use}"
     )
+    weights = settings.weight if isinstance(settings.weight, tuple) else (settings.weight,) * 2
+    if len(weights) != 2 or not all(isinstance(w, int | float) and w >= 0 for w in weights):
+        raise SettingsError(f"method {use}: weight must be a number from 0 up, or two of them, not {settings.weight!r}")
     return settings
 
 

@@ -9,6 +9,7 @@ fourth layer, `hidden0`: the embeddings, `query4`, `key4`, `value4`: inside it);
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,6 +71,12 @@ class MethodModule(Protocol):
     def build(self, settings: Any, student: Student, taught: Supervision, context: Context) -> Method: ...
 
 
+def known() -> list[str]:
+    """The names of all methods."""
+    folder: Any = importlib.import_module("attar.distill.methods")
+    return sorted(info.name for info in pkgutil.iter_modules(folder.__path__))
+
+
 def find_method(use: str) -> MethodModule:
     """The file of a method; `SettingsError` where there is none."""
     name = f"attar.distill.methods.{use}"
@@ -77,7 +84,7 @@ def find_method(use: str) -> MethodModule:
         module: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
-            raise SettingsError(f"method {use!r} is unknown: there is no file distill/methods/{use}.py") from error
+            raise SettingsError(f"method {use!r} is unknown; known: {', '.join(known())}") from error
         raise
     if not (hasattr(module, "Settings") and hasattr(module, "build")):
         raise SettingsError(f"{use!r} is not a method: it has no Settings and build")
