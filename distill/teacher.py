@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from attar.distill.batches import Batch, batches, run
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.huggingface import HuggingFace
 from attar.distill.trainer import Progress, autocast
+from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head, Outputs, Task
 from attar.runtime.tokenizer import Encoded, Text
 
@@ -93,7 +95,7 @@ class Teacher:
                     if name not in stores:
                         path = Path(scratch) / f"{name}.npy"
                         stores[name] = _store(path, (int(starts[-1]), values.shape[-1]), "f2")
-                    pack(stores[name], values.to(torch.float16).numpy(), batch, starts, encoded)
+                    pack(stores[name], half(values, name), batch, starts, encoded)
                 for h in heads:
                     values = found.heads[h.name].float().numpy()
                     if h.reads == "tokens":
@@ -108,6 +110,14 @@ class Teacher:
 
     def _rows(self, head: Head, starts: NDArray[np.int64]) -> int:
         return int(starts[-1]) if head.reads == "tokens" else len(starts) - 1
+
+
+def half(values: Tensor, name: str) -> NDArray[np.float16]:
+    """The same values in fp16; `ModelError` where one is too large for it, which would end as NaN in a loss."""
+    found: NDArray[np.float16] = values.to(torch.float16).numpy()
+    if not np.isfinite(found).all():
+        raise ModelError(f"the teacher's {name} has values beyond the 65,504 of fp16, or NaN: it cannot be learnt from")
+    return found
 
 
 def _store(path: Path, shape: tuple[int, int], dtype: str) -> Any:
