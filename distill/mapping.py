@@ -1,4 +1,4 @@
-"""Which layer of the teacher teaches which of the student's."""
+"""Which layer of the teacher teaches which of the student's. `auto`, which needs texts, lies in similarity.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def layers_for(match: tuple[int, ...] | str, student: Student, depth: int) -> tu
         raise SettingsError(f"a {student.encoder.shape.kind} student has no layers to match; drop the method")
     if isinstance(match, str):
         if match not in RULES:
-            raise SettingsError(f"match must be a list of layers or one of {', '.join(RULES)}, not {match!r}")
+            raise SettingsError(f"match must be a list of layers or one of {', '.join(RULES)}, auto, not {match!r}")
         if count > depth:
             raise SettingsError(f"{count} layers cannot be matched by rule to the teacher's {depth}; list them")
         return even(count, depth) if match == "even" else tuple(range(depth - count + 1, depth + 1))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Weighted):
-    """`match`: the teacher's layer (1-based) that each of the student's layers imitates, or how to choose them."""
+    """`match`: the teacher's layer (1-based) that each of the student's layers imitates, or how to choose them:
+    `even` or `last` (mapping.py), or `auto`, by how alike their states are (similarity.py)."""
 
     match: tuple[int, ...] | str = "even"
 
