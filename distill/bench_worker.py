@@ -32,7 +32,7 @@ class TorchSystem:
         torch.set_num_threads(threads)
         task = import_checkpoint(path).task
         self.task = task if max_length is None else shortened(task, max_length)
-        self._model = HuggingFace(path, self.task, attention="sdpa").eval()
+        self._model = HuggingFace(path, self.task, attention=None).eval()
         self._reader = self.task.reader(read_tokenizer(path), self._model.pad_id)
         self._batch = 32
         attention = self._model.model.config._attn_implementation

@@ -27,8 +27,13 @@ _CLASSES = {
 """Tasks that transformers has a class for; any other is its base model with heads of ours."""
 
 
-def load_transformers(kind: str, source: Path | str, options: Mapping[str, Any], attention: str = "eager") -> Any:
-    """The transformers model for a task kind in fp32, without the library's chatter."""
+def load_transformers(
+    kind: str, source: Path | str, options: Mapping[str, Any], attention: str | None = "eager"
+) -> Any:
+    """The transformers model for a task kind in fp32, without the library's chatter.
+
+    `attention` None: the fastest implementation that the library has for the family.
+    """
     import transformers
     from transformers.utils import logging
 
@@ -57,7 +62,7 @@ PROJECTIONS: Mapping[str, tuple[str, str]] = {
 class HuggingFace(nn.Module):
     """The model of a folder, for one task. `new`: a pretrained encoder whose heads are still to be trained."""
 
-    def __init__(self, folder: Path, task: Task, *, new: bool = False, attention: str = "eager") -> None:
+    def __init__(self, folder: Path, task: Task, *, new: bool = False, attention: str | None = "eager") -> None:
         super().__init__()
         self.task = task
         options = _options(task) if new else {}
