@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attar.distill.data.assets import resolve_data
-from attar.distill.data.augment import crops
+from attar.distill.data.assets import resolve_data, resolve_model
+from attar.distill.data.augment import augmented
 from attar.distill.data.split import Splits, check_disjoint, join_answers, remove_overlap, split
+from attar.distill.finetune import local_folder
 from attar.pipeline.recipe import Recipe
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
@@ -58,8 +59,12 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
     if kind == "embeddings" and any(isinstance(text, tuple) for text in splits.train.texts):
         singles = flattened(splits.train)
         splits = replace(splits, train=remove_overlap(singles, flattened(splits.dev), flattened(splits.test)))
-    extra = crops(splits.train, d.crops, d.seed)
     given = plain(d.unlabelled)
+    # The words of the pretrained encoder: it is at hand before the teacher is, and the student begins with them.
+    extra = augmented(
+        splits.train, d.augmentation, lambda: local_folder(resolve_model(recipe.teacher.model)),
+        splits.dev, splits.test, given,
+    )  # fmt: skip
     extra = Examples(extra.texts + given.texts, None, given.source if given.texts else extra.source)
     rest = remove_overlap(extra, splits.train, splits.dev, splits.test)
     return Data(splits, rest, plain(d.outside if override is None else None))

@@ -14,7 +14,7 @@ from attar.compress.gate import GateSettings, Verdict, judge_all, worst
 from attar.compress.quantize import int8
 from attar.distill import distil as distillation
 from attar.distill.data.assets import resolve_model
-from attar.distill.data.augment import crops
+from attar.distill.data.augment import Augmentation, augmented
 from attar.distill.data.split import remove_overlap, split
 from attar.distill.finetune import local_folder
 from attar.distill.student import Student
@@ -50,11 +50,11 @@ class Corpus:
     unlabelled: Examples = NOTHING
 
     def material(self, task: Task, teacher: Path, recipe: Recipe | None) -> Material:
-        """The texts in `task`'s own label names, with no sentence in two of the parts; crops as the recipe has it."""
-        seed, per_text = (recipe.data.seed, recipe.data.crops) if recipe else (13, 0)
+        """The texts in `task`'s own label names, no sentence in two of the parts; new texts as the recipe has it."""
+        made_of = recipe.data.augmentation if recipe else Augmentation()
         everything = named(self.train, task)
         if self.dev is None:
-            parts = split(everything, dev=0.1, test=0, seed=seed)
+            parts = split(everything, dev=0.1, test=0, seed=made_of.seed)
             train, dev = parts.train, parts.dev
         else:
             dev = named(self.dev, task)
@@ -62,7 +62,8 @@ class Corpus:
         train = singles(task, train, dev)
         if not train.texts:
             raise DataError(f"{self.train.source} holds no text that is not in {dev.source} too; give other data")
-        more = Examples(crops(train, per_text, seed).texts + self.unlabelled.texts, None, self.unlabelled.source)
+        made = augmented(train, made_of, lambda: teacher, dev, self.unlabelled)
+        more = Examples(made.texts + self.unlabelled.texts, None, self.unlabelled.source)
         return Material(task, train, remove_overlap(more, train, dev), dev, teacher)
 
 

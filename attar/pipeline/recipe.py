@@ -11,6 +11,7 @@ from typing import Any
 
 from attar.compress.gate import GateSettings
 from attar.distill import finetune
+from attar.distill.data.augment import Augmentation
 from attar.distill.step import find, settings_of
 from attar.pipeline.tasks import TaskSettings, parse_task
 from attar.runtime.errors import SettingsError
@@ -20,9 +21,10 @@ from attar.runtime.errors import SettingsError
 class DataSettings:
     """Where the texts come from; `train` and `unlabelled` may be several files.
 
-    `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files. `unlabelled` texts, and `crops`
-    random spans of each training text, are for distillation only. `outside`: texts that belong to no class, from which
-    the report tells how well a classifier's score sets them apart.
+    `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files. `unlabelled` texts are for
+    distillation only, and so is what is made of each training text: `crops` random spans, `replacements` copies with
+    words near its own in the embeddings of the teacher's encoder, `ngrams` copies with words drawn from a bigram model.
+    `outside`: texts that belong to no class, from which the report tells how well a classifier's score sets them apart.
     """
 
     train: str | tuple[str, ...]
@@ -30,10 +32,23 @@ class DataSettings:
     test: int | float | str = 0.2
     unlabelled: str | tuple[str, ...] | None = None
     crops: int = 0
+    replacements: int = 0
+    ngrams: int = 0
     outside: str | None = None
     text_column: str | None = None
     label_column: str | None = None
     seed: int = 13
+
+    def __post_init__(self) -> None:
+        for name in ("crops", "replacements", "ngrams"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise SettingsError(f"[data] {name} must be a number of texts, 0 or more, not {count!r}")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is made of the training texts."""
+        return Augmentation(self.crops, self.replacements, self.ngrams, self.seed)
 
 
 @dataclass(frozen=True)
@@ -140,12 +155,19 @@ def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
     for key in ("name", "data", "teacher"):
         if key not in record:
             raise SettingsError(f"the recipe lacks {key!r}")
+    data: DataSettings = settings_of(DataSettings, record["data"], "[data]")
+    task = parse_task(record.get("task", {}))
+    if task.kind == "question-answering" and (data.replacements or data.ngrams):
+        raise SettingsError(
+            "[data] replacements and ngrams do not go with question-answering: with other words in question or context "
+            "there may be no answer; leave them out, and give more questions as unlabelled"
+        )
     return Recipe(
         name=str(record["name"]),
-        data=settings_of(DataSettings, record["data"], "[data]"),
+        data=data,
         teacher=_teacher(record["teacher"]),
         steps=tuple(_step(s, i) for i, s in enumerate(record.get("step", []), 1)),
-        task=parse_task(record.get("task", {})),
+        task=task,
         gate=settings_of(GateSettings, record.get("gate", {}), "[gate]"),
         bench=settings_of(BenchSettings, record.get("bench", {}), "[bench]"),
         text=text,
