@@ -61,13 +61,16 @@ def contrastive(student: Tensor, teacher: Tensor, bank: Tensor, other: Tensor, t
 
 
 class Bank(nn.Module):
-    """A queue of `size` vectors (N, D), the newest first, with the row that each belongs to."""
+    """A queue of `size` vectors (N, D), the newest first, with the row that each belongs to, or `NOBODY`.
+
+    Of one shape from the start, as checkpoints want it.
+    """
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("vectors", torch.zeros(0, width))
-        self.register_buffer("owners", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("vectors", torch.zeros(size, width))
+        self.register_buffer("owners", torch.full((size,), NOBODY))
 
     vectors: Tensor
     owners: Tensor
@@ -103,7 +106,7 @@ class _Contrastive(Method):
         pooled = pool(lesson.found.hidden[-1].float(), lesson.batch.mask, self.settings.pool)
         mine = F.normalize(self.project(pooled).float(), dim=-1)
         theirs, owners = self.teacher(lesson.batch)
-        other = owners[:, None] != self.bank.owners[None, :]
+        other = (owners[:, None] != self.bank.owners) & (self.bank.owners != NOBODY)
         losses = contrastive(mine, theirs, self.bank.vectors, other, self.settings.temperature)
         self.bank.push(theirs[owners != NOBODY], owners[owners != NOBODY])
         return masked_mean(losses, owners != NOBODY)

@@ -50,7 +50,7 @@ def test_the_loss_is_the_weighted_sum(where: Context, pupil: Student, monkeypatc
     """One method fades out as the other comes in."""
     losses: dict[float, float] = {}
 
-    def no_training(_: Any, __: Any, loss_of: Callable[[list[int], float], Tensor], *___: Any) -> float:
+    def no_training(_: Any, __: Any, loss_of: Callable[[list[int], float], Tensor], *___: Any, **____: Any) -> float:
         losses.update({p: loss_of([0, 1, 2], p).item() for p in (0.0, 0.25, 1.0)})
         return 0.0
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attar.distill.distributions import log_attention, masked_mean, scores
 from attar.distill.methods.attention import attention
-from attar.distill.methods.contrastive import Bank, contrastive
+from attar.distill.methods.contrastive import NOBODY, Bank, contrastive
 from attar.distill.methods.embeddings import cosine, mse, similarity
 from attar.distill.methods.logits import logits
 from attar.distill.methods.patient import patient
@@ -191,6 +191,7 @@ def test_contrastive_by_hand() -> None:
 
 def test_the_bank_forgets_the_oldest() -> None:
     bank = Bank(3, 1)
+    assert bank.owners.tolist() == [NOBODY] * 3
     for start in (0, 2):
         rows = torch.arange(start, start + 2)
         bank.push(rows[:, None].float(), rows)
