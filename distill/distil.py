@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.distill.checkpoint import depth_of
 from attar.distill.encoder import resized
-from attar.distill.method import Lesson, Weighted, find_method, known
+from attar.distill.method import Lesson, Method, Weighted, find_method, known
+from attar.distill.resume import Keeper, digest
 from attar.distill.similarity import resolved
 from attar.distill.step import Context, settings_of
 from attar.distill.student import Student
-from attar.distill.trainer import Schedule, seed_everything, train
+from attar.distill.supervision import Supervision
+from attar.distill.trainer import Schedule, namer, seed_everything, train
 from attar.distill.watch import watched
 from attar.runtime.errors import SettingsError
 
@@ -97,9 +99,29 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     network.train()
     schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, seed=settings.seed)
     parameters = [*network.parameters(), *(p for _, m in methods for p in m.parameters())]
-    final = train(parameters, [len(r) for r in taught.encoded.ids], loss_of, schedule, context.progress)
+    lengths = [len(r) for r in taught.encoded.ids]
+    final = train(
+        parameters, lengths, loss_of, schedule, context.progress,
+        keeper=_keeper(network, methods, settings, taught, context),
+        text_of=namer(taught.encoded, context.train.texts + context.unlabelled.texts),
+    )  # fmt: skip
     network.requires_grad_(True).eval()
     facts: dict[str, Any] = {"final_loss": round(final, 5)}
     if any(given.get("match") == "auto" for given in settings.methods):
         facts["matched"] = [list(getattr(own, "match", ())) for own, _ in methods]
     return student.with_step("distill.distil", asdict(settings), **facts)
+
+
+def _keeper(
+    network: nn.Module,
+    methods: Sequence[tuple[Weighted, Method]],
+    settings: Settings,
+    taught: Supervision,
+    context: Context,
+) -> Keeper | None:
+    """What keeps the checkpoint of student and methods, whose projections learn too; None where none is wanted."""
+    if context.checkpoints is None:
+        return None
+    data = [context.train.digest(), context.unlabelled.digest(), digest(taught.targets.heads)]
+    about = [asdict(settings), [asdict(own) for own, _ in methods], *data]
+    return Keeper(context.checkpoints, nn.ModuleList([network, *(m for _, m in methods)]), about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from attar.distill.batches import collate, gather
 from attar.distill.checkpoint import read_config, read_tokenizer
 from attar.distill.huggingface import HuggingFace
 from attar.distill.objectives import hard
-from attar.distill.trainer import Progress, Schedule, seed_everything, train
+from attar.distill.resume import Checkpoints, Keeper
+from attar.distill.trainer import Progress, Schedule, namer, seed_everything, train
 from attar.runtime.bundle import aside
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, ModelError
@@ -54,7 +55,10 @@ def local_folder(source: Path | str) -> Path:
         ) from error
 
 
-def finetune(base: Path | str, task: Task, data: Examples, settings: Settings, out: Path, progress: Progress) -> None:
+def finetune(
+    base: Path | str, task: Task, data: Examples, settings: Settings, out: Path, progress: Progress,
+    checkpoints: Checkpoints | None = None,
+) -> None:  # fmt: skip
     """Trains `base` on labelled texts and writes config.json, model.safetensors and the tokenizer to `out`."""
     if data.labels is None:
         raise DataError(
@@ -76,8 +80,10 @@ def finetune(base: Path | str, task: Task, data: Examples, settings: Settings, o
     loss_of = _loss(model, encoded, data)
     model.train()
     schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, seed=settings.seed)
-    groups = _groups(model, settings)
-    train(groups, [len(r) for r in encoded.ids], loss_of, schedule, progress)
+    groups, about = _groups(model, settings), [asdict(settings), task.to_json(), data.digest()]
+    keeper = Keeper(checkpoints, model, about) if checkpoints else None
+    named = namer(encoded, data.texts)
+    train(groups, [len(r) for r in encoded.ids], loss_of, schedule, progress, keeper=keeper, text_of=named)
     _save(model.eval(), folder, out)
 
 

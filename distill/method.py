@@ -52,6 +52,7 @@ class Lesson:
 class Method(nn.Module):
     """A loss; its parameters (projections) learn with the student and are thrown away afterwards.
 
+    What it carries from batch to batch must be a buffer, for a training that resumes from a checkpoint to go on with.
     `watches`: names of modules in the student's network whose outputs `Lesson.inner` is to hold.
     """
 

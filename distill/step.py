@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from attar.distill.resume import Checkpoints
 from attar.distill.student import Student
 from attar.distill.supervision import Supervision
 from attar.distill.trainer import Progress
@@ -38,6 +39,7 @@ class Context:
         speedup: paired timing on the target engine: how many times faster the second student is than the first.
         score: a student's points on dev, computed by the runtime on exported bytes.
         outputs: its raw outputs on dev, likewise, and the rows they belong to.
+        checkpoints: where a long training keeps what it needs to go on after a kill; None for nowhere.
     """
 
     train: Examples
@@ -49,6 +51,7 @@ class Context:
     outputs: Callable[[Student], tuple[Encoded, Outputs]]
     teacher: Path
     progress: Progress
+    checkpoints: Checkpoints | None = None
 
 
 class Step(Protocol):

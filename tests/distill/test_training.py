@@ -90,7 +90,7 @@ def test_train_stops_at_nan_and_names_the_step() -> None:
         calls.append(len(chosen))
         return weight.sum() * (float("nan") if len(calls) == 3 else 1.0)
 
-    with pytest.raises(TrainingError, match="the loss became nan at step 3 of 5; lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"the loss became nan at step 3 of 5; lower learning_rate$"):
         train(iter([weight]), [1] * 10, loss_of, Schedule(1, 2, 1e-3), quiet)
     assert len(calls) == 3
     assert torch.isfinite(weight).all()
