@@ -99,7 +99,10 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     network.train()
     schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, seed=settings.seed)
     parameters = [*network.parameters(), *(p for _, m in methods for p in m.parameters())]
-    lengths = [len(r) for r in taught.encoded.ids]
+    limits = [m.rows for _, m in methods]
+    # Without a teacher unlabelled rows would be steps that teach nothing.
+    useful = None if None in limits else max(limit or 0 for limit in limits)
+    lengths = [len(r) for r in taught.encoded.ids[:useful]]
     final = train(
         parameters, lengths, loss_of, schedule, context.progress,
         keeper=_keeper(network, methods, settings, taught, context),

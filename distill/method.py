@@ -54,9 +54,11 @@ class Method(nn.Module):
 
     What it carries from batch to batch must be a buffer, for a training that resumes from a checkpoint to go on with.
     `watches`: names of modules in the student's network whose outputs `Lesson.inner` is to hold.
+    `rows`: how many of the first rows it can teach anything about; None: all.
     """
 
     watches: Sequence[str] = ()
+    rows: int | None = None
 
     def forward(self, lesson: Lesson) -> Tensor:
         """A scalar."""

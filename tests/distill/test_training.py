@@ -244,6 +244,15 @@ def test_distilling_with_unlabelled_texts(teacher: Path, tmp_path: Path) -> None
     assert with_extra.digest() != without.digest()
 
 
+def test_without_a_teacher_unlabelled_texts_are_not_read(teacher: Path, tmp_path: Path) -> None:
+    """Plain fine-tuning: steps on rows without a label would teach nothing."""
+    extra = Examples(sentences(64, seed=9).texts, None, "extra")
+    settings = distil.Settings(methods=({"use": "labels"},), epochs=1, batch_size=16, learning_rate=1e-3)
+    with_extra = distil.apply(Student.load(teacher), settings, context(teacher, tmp_path / "a", extra))
+    without = distil.apply(Student.load(teacher), settings, context(teacher, tmp_path / "b"))
+    assert with_extra.digest() == without.digest()
+
+
 def test_taking_every_layer_changes_nothing(teacher: Path) -> None:
     student = Student.load(teacher)
     assert distil.take_layers(student, (1, 2, 3)).digest() == student.digest()
