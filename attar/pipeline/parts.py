@@ -16,6 +16,7 @@ from attar.distill import distil as distillation
 from attar.distill.data.assets import resolve_model
 from attar.distill.data.augment import Augmentation, augmented
 from attar.distill.data.split import remove_overlap, split
+from attar.distill.ensemble import Ensemble
 from attar.distill.finetune import local_folder
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
@@ -28,6 +29,7 @@ from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
 from attar.pipeline.stages import Stages
 from attar.pipeline.steps import Material, Runner, measures, points, statistics
+from attar.pipeline.teachers import ensemble_of
 from attar.runtime.bench.texts import TEXTS, pairs
 from attar.runtime.bundle import MANIFEST
 from attar.runtime.data import Examples
@@ -64,7 +66,8 @@ class Corpus:
             raise DataError(f"{self.train.source} holds no text that is not in {dev.source} too; give other data")
         made = augmented(train, made_of, lambda: teacher, dev, self.unlabelled)
         more = Examples(made.texts + self.unlabelled.texts, None, self.unlabelled.source)
-        return Material(task, train, remove_overlap(more, train, dev), dev, teacher)
+        ensemble = ensemble_of(recipe, task, teacher) if recipe else Ensemble()
+        return Material(task, train, remove_overlap(more, train, dev), dev, teacher, ensemble)
 
 
 @dataclass(frozen=True)

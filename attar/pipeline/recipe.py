@@ -12,6 +12,7 @@ from typing import Any
 from attar.compress.gate import GateSettings
 from attar.distill import finetune
 from attar.distill.data.augment import Augmentation
+from attar.distill.ensemble import WAYS
 from attar.distill.step import find, settings_of
 from attar.pipeline.tasks import TaskSettings, parse_task
 from attar.runtime.errors import SettingsError
@@ -53,11 +54,25 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """`model`: a pretrained encoder to fine-tune with `settings`, or with `fine_tuned` a model used as it is."""
+    """`model`: a pretrained encoder to fine-tune with `settings`, or with `fine_tuned` a model used as it is.
+
+    `more`: fine-tuned teachers of the same task, whose outputs are averaged with the first one's for the student:
+    plainly, or with `ensemble = "weighted"` each as far as it is sure. The gate judges by the first alone.
+    """
 
     model: str
     fine_tuned: bool = False
+    more: tuple[str, ...] = ()
+    ensemble: str = "average"
     settings: finetune.Settings = field(default_factory=finetune.Settings)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.more, tuple) or not all(isinstance(name, str) for name in self.more):
+            raise SettingsError(f'[teacher] more must be a list of models, like ["path/to/model"], not {self.more!r}')
+        if self.ensemble not in WAYS:
+            raise SettingsError(f"[teacher] ensemble {self.ensemble!r} is unknown; known: {', '.join(WAYS)}")
+        if self.ensemble != "average" and not self.more:
+            raise SettingsError("[teacher] ensemble says how teachers are averaged: name the others in more")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from attar.pipeline.report import write as write_report
 from attar.pipeline.stages import Stages, folder_digest, key_of, publish
 from attar.pipeline.steps import Material, Runner, measures, points, score, single_ms, statistics
 from attar.pipeline.tasks import build
+from attar.pipeline.teachers import ensemble_of
 from attar.runtime import metrics
 from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
@@ -64,6 +65,7 @@ class Run:
         family_of(self.base)  # refused here, before hours are spent on fine-tuning it
         self.task = self._task()
         self.data = replace(self.data, splits=named_splits(self.task, self.data.splits))
+        self.ensemble = ensemble_of(recipe, self.task, self.base)
         if self.data.outside.texts and not isinstance(self.task, TextClassification):
             raise SettingsError("[data] outside is for text classification: it asks how sure the classifier is")
         self.stages = Stages(out / "stages")
@@ -170,7 +172,7 @@ class Run:
 
     def steps(self, teacher: Path, before: float) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
         s = self.data.splits
-        material = Material(self.task, s.train, self.data.unlabelled, s.dev, teacher)
+        material = Material(self.task, s.train, self.data.unlabelled, s.dev, teacher, self.ensemble)
         runner = Runner(material, self.stages, self.console, self.recipe.quantizes)
         runner.teacher_key, runner.targets = self.teacher_key, self.shared.root
         key = key_of(self.teacher_key, self.task.to_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,10 +13,11 @@ import numpy as np
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill.checkpoint import read_tokenizer
+from attar.distill.ensemble import Ensemble, combined
 from attar.distill.step import Context, find
 from attar.distill.student import Student
 from attar.distill.supervision import Supervision, supervise
-from attar.distill.teacher import Teacher
+from attar.distill.teacher import Targets, Teacher
 from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
 from attar.pipeline.progress import Console
@@ -34,16 +35,18 @@ ROUNDS = 11
 
 @dataclass(frozen=True)
 class Material:
-    """What the steps work with: texts, and the teacher's folder and task."""
+    """What the steps work with: texts, the teacher's folder and task, and further teachers."""
 
     task: Task
     train: Examples
     unlabelled: Examples
     dev: Examples
     teacher: Path
+    ensemble: Ensemble = field(default_factory=Ensemble)
 
     def digest(self) -> str:
-        return key_of(self.task.to_json(), self.train.digest(), self.unlabelled.digest(), self.dev.digest())
+        texts = self.train.digest(), self.unlabelled.digest(), self.dev.digest()
+        return key_of(self.task.to_json(), *texts, *self.ensemble.key())
 
 
 def statistics(task: Task, answer: Answer, data: Examples) -> Statistics:
@@ -108,6 +111,7 @@ class Runner:
         self.quantizes = quantizes
         self.teacher_key = ""
         self._teacher: Teacher | None = None
+        self._others: list[Targets] | None = None
 
     def context(self, max_length: int) -> Context:
         m = self.material
@@ -115,10 +119,12 @@ class Runner:
         def supervision(student: Student, states: Sequence[str]) -> Supervision:
             if self._teacher is None:
                 self._teacher = Teacher(m.teacher, shortened(m.task, max_length))
-            texts = m.train.texts + m.unlabelled.texts
-            key = key_of(self.teacher_key, m.train.digest(), m.unlabelled.digest(), self._teacher.task.to_json())
-            found = self._teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress)
-            return supervise(student, read_tokenizer(m.teacher), found, texts)
+            task = self._teacher.task
+            if self._others is None:
+                members = m.ensemble.members
+                self._others = [self._said(Teacher(other.folder, task), other.digest, ()) for other in members]
+            found = combined(self._said(self._teacher, self.teacher_key, states), self._others, task, m.ensemble)
+            return supervise(student, read_tokenizer(m.teacher), found, m.train.texts + m.unlabelled.texts)
 
         return Context(
             train=m.train,
@@ -131,6 +137,13 @@ class Runner:
             teacher=m.teacher,
             progress=self.console.progress,
         )
+
+    def _said(self, teacher: Teacher, teacher_key: str, states: Sequence[str]) -> Targets:
+        """What a teacher says of all texts, kept in a folder of its own."""
+        m = self.material
+        key = key_of(teacher_key, m.train.digest(), m.unlabelled.digest(), teacher.task.to_json())
+        texts = m.train.texts + m.unlabelled.texts
+        return teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress)
 
     def run(
         self, start: Callable[[], Student], start_key: str, specs: Sequence[StepSpec], max_length: int,
