@@ -14,7 +14,7 @@ from attar.distill.data.neighbours import Floats, nearest
 from attar.runtime.errors import ModelError, SettingsError
 
 NEIGHBOURS = 15
-"""How many candidates a word has: M of TinyBERT (Jiao et al. 2020, algorithm 1)."""
+"""How many candidates a word has: K of TinyBERT (Jiao et al. 2020, algorithm 1)."""
 
 
 @dataclass(frozen=True)
