@@ -30,13 +30,13 @@ class _Labels(Method):
         super().__init__()
         self.heads = student.task.heads
         encoded = student.encode(train.texts)
-        self.rows = len(encoded.ids) if train.labels else 0
+        self.rows = self.labelled = len(encoded.ids) if train.labels else 0
         self.targets = student.task.targets(encoded, train.labels) if train.labels else {}
 
     def forward(self, lesson: Lesson) -> Tensor:
         """The labelled rows come before all others; 0 without any of them."""
         batch, found = lesson.batch, lesson.found
-        places = [place for place, row in enumerate(batch.rows) if row < self.rows]
+        places = [place for place, row in enumerate(batch.rows) if row < self.labelled]
         losses = [found.heads[self.heads[0].name].sum() * 0.0]
         if places:
             rows, width = [batch.rows[p] for p in places], batch.ids.shape[1]
