@@ -89,9 +89,9 @@ class Keeper:
         try:
             found = self._read()
         except Exception as error:  # a damaged file fails in many ways, and none may stop a training
-            return None, f"{self.file} is damaged ({type(error).__name__}): training starts anew"
+            return None, f"warning: {self.file} is damaged ({type(error).__name__}): training starts anew"
         if found["key"] != self._key:
-            return None, f"{self.file} belongs to another training: this one starts anew"
+            return None, f"note: {self.file} belongs to another training: this one starts anew"
         own = dict(self._module.named_parameters())
         with torch.no_grad():
             for name, value in found["parameters"].items():

@@ -80,12 +80,12 @@ class Standing:
         self.mean = loss if math.isnan(self.mean) else 0.98 * self.mean + 0.02 * loss
         self.lowest = min(self.lowest, self.mean) if warm else self.lowest
 
-    def line(self, total: int) -> str:
-        """For the progress bar, with a warning where the loss has grown."""
+    def line(self, total: int, trouble: str = "") -> str:
+        """For the progress bar, with a warning of trouble, or where the loss has grown."""
         said = f"step {self.step}/{total}, loss {self.mean:.4f}"
         if self.mean > GROWN * self.lowest > 0:
             said += f"; warning: the loss grows, its lowest mean was {self.lowest:.4f}: lower learning_rate"
-        return said
+        return said + (f"; warning: {trouble}" if trouble else "")
 
 
 def train(
@@ -109,10 +109,7 @@ def train(
         TrainingError: loss or gradient became NaN or infinite; names the step and, by `text_of`, the first text of the
             batch. The weights are those before that step, and a checkpoint stays.
     """
-    optimiser = torch.optim.AdamW(
-        _trainable(parameters), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-    )
-    rng = random.Random(schedule.seed)
+    optimiser, rng = _adamw(parameters, schedule), random.Random(schedule.seed)
     total = max(1, round(schedule.epochs * math.ceil(len(lengths) / schedule.batch_size)))
     now = _start(keeper, optimiser, rng, total, progress)
     while now.step < total:
@@ -126,19 +123,19 @@ def train(
         if keeper and keeper.due:
             keeper.save(asdict(now), optimiser, rng)
         if now.step % 20 == 1 or now.step == total:
-            trouble = f"; warning: {keeper.trouble}" if keeper and keeper.trouble else ""
-            progress(now.step / total, now.line(total) + trouble)
+            progress(now.step / total, now.line(total, keeper.trouble if keeper else ""))
     if keeper:
         keeper.remove()
     return now.mean
 
 
-def _trainable(parameters: Iterable[nn.Parameter] | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of the parameters that learn."""
+def _adamw(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], schedule: Schedule) -> torch.optim.AdamW:
+    """The optimiser of those parameters that learn, in their groups."""
     listed: list[Any] = list(parameters)
     given = listed if listed and isinstance(listed[0], dict) else [{"params": listed}]
     groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in given]
-    return [g for g in groups if g["params"]]
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
 
 
 def _start(
@@ -148,7 +145,7 @@ def _start(
     found, why = keeper.resume(optimiser, rng) if keeper else (None, "")
     now = Standing(**found) if found else Standing()
     if found:
-        why = f"going on from the checkpoint of step {now.step}/{total}"
+        why = f"note: going on from the checkpoint of step {now.step}/{total}"
     if why:
         progress(now.step / total, why)
     return now

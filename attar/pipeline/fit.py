@@ -12,9 +12,10 @@ from attar.distill.data.assets import resolve_model
 from attar.distill.finetune import local_folder
 from attar.distill.student import Student
 from attar.export.bundle import describe
-from attar.runtime.errors import ModelError, SettingsError
+from attar.runtime.data import Examples
+from attar.runtime.errors import DataError, ModelError, SettingsError
 from attar.runtime.tasks.base import Task, shortened
-from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks.classification import SHOWN, TextClassification
 from attar.runtime.tasks.embeddings import Embedding
 from attar.runtime.tasks.multi import MultiTask
 from attar.runtime.tasks.regression import Regression
@@ -61,16 +62,40 @@ def task_in(model: str | Path) -> Task:
     return read_task(folder, positions)
 
 
-def check_kinship(student: Student, teacher: Path) -> None:
-    """Refuses a teacher whose answers mean something else than the student's."""
+def check_kinship(student: Student, teacher: Path, in_order: bool = True) -> None:
+    """Refuses a teacher whose answers mean something else than the student's; raw outputs only compare in order."""
     other, mine = Student.load(teacher).task, student.task
-    if other.kind != mine.kind or _names(other) != _names(mine):
+    if other.kind != mine.kind or _names(other, in_order) != _names(mine, in_order):
         raise ModelError(
             f"{teacher} is a {describe(other)}, the student a {describe(mine)}; give the teacher it was distilled from"
         )
 
 
-def _names(task: Task) -> list[Any]:
-    """What the outputs are called, in their order."""
+def check_labels(task: Task, data: Examples, teacher: str) -> None:
+    """Refuses data to train with whose labels are others than those that a fine-tuned classifier gives."""
+    if not isinstance(task, TextClassification) or not data.labels:
+        return
+    given = {n for label in data.labels for n in (label if isinstance(label, list | tuple) else (label,))}
+    ids = {str(i) for i in range(len(task.labels))}
+    unknown = sorted(map(str, given - set(task.labels)))
+    if unknown and not given <= ids:
+        raise DataError(
+            f"{data.source}: its labels ({listed(sorted(map(str, given)))}) are not those of the teacher {teacher} "
+            f"({listed(task.labels)}), which does not know {unknown[0]!r}; give data with the teacher's labels, or a "
+            "teacher that was fine-tuned on these"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names, for a message."""
+    return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])
+
+
+def _names(task: Task, in_order: bool) -> list[Any]:
+    """What the outputs are called, in their order or in that of the alphabet."""
     parts = [part for _, part in task.parts] if isinstance(task, MultiTask) else [task]
-    return [[h.name for h in task.heads], *([getattr(p, "labels", ()), getattr(p, "tags", ())] for p in parts)]
+    names = [
+        [h.name for h in task.heads],
+        *(n for p in parts for n in (getattr(p, "labels", ()), getattr(p, "tags", ()))),
+    ]
+    return [list(n) if in_order else sorted(n) for n in names]

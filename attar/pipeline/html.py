@@ -52,7 +52,9 @@ def _header(report: "Report", title: str) -> str:
         word, _, rest = sentence(gate).partition(": ")
         text = f"<strong>{safe(word)}</strong>: {safe(rest)}."
     quiet = " · ".join(safe(part) for part in about if part)
-    return f'<h1>{safe(title)}</h1>\n<p class="quiet">{quiet}</p>\n<p class="verdict {tone}" role="status">{text}</p>'
+    warned = "".join(f'\n<p class="verdict unsure">Warning: {safe(w)}</p>' for w in report.get("warnings", []))
+    verdict = f'<p class="verdict {tone}" role="status">{text}</p>'
+    return f'<h1>{safe(title)}</h1>\n<p class="quiet">{quiet}</p>\n{verdict}{warned}'
 
 
 def _cards(report: "Report") -> str:

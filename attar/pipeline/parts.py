@@ -24,7 +24,7 @@ from attar.export import parity
 from attar.export.bundle import Evidence, in_memory, scheme, write
 from attar.export.onnx import to_onnx
 from attar.pipeline.data import NOTHING, named, singles
-from attar.pipeline.fit import LONGEST, check_kinship, cut_at, fitting, student_for
+from attar.pipeline.fit import LONGEST, check_kinship, check_labels, cut_at, fitting, student_for
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
 from attar.pipeline.stages import Stages
@@ -116,6 +116,7 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
     out = vacant(out, "student.json")
     folder = local_folder(resolve_model(teacher))
     student = student_for(folder, corpus.train.texts)
+    check_labels(student.task, corpus.train, teacher)
     student = cut_at(student, recipe.teacher.settings.max_length if recipe else LONGEST)
     if recipe is None:
         count = len(student.transformer.layers)
@@ -160,8 +161,10 @@ def export(
     reference = None
     if test is not None and teacher is not None:
         test = named(split(test, dev=0, test=0, seed=0).train, student.task, source=test.source)
+        folder = local_folder(resolve_model(teacher))
+        check_kinship(student, folder, in_order=False)
         console.line(f"the teacher answers {len(test)} texts ...")
-        reference = teacher_statistics(local_folder(resolve_model(teacher)), test)
+        reference = teacher_statistics(folder, test)
     console.line("parity, gate and bundle ...")
     texts = test.texts if test else pairs() if student.task.pairs else TEXTS
     proof = prove(student, texts, test, reference, settings)
@@ -203,7 +206,7 @@ def apply(
 ) -> tuple[Student, Records]:  # fmt: skip
     """The steps by the machinery of a run, in a cache beside `out` that is gone afterwards."""
     with workplace(out) as root:
-        runner = Runner(material, Stages(root), console, quantizes)
+        runner = Runner(material, Stages(root, lasts=False), console, quantizes)
         load, _, records = runner.run(lambda: student, "start", specs, student.task.max_length, before)
         return load(), records
 

@@ -6,6 +6,9 @@ import sys
 import time
 from typing import TextIO
 
+MARKS = ("note: ", "warning: ")
+"""Progress that holds one of these is left to be read when it is first told; a bar would wipe it out."""
+
 
 class Console:
     """Prints what a run is doing. `quiet` prints nothing."""
@@ -14,6 +17,7 @@ class Console:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._bar = False
+        self._marked = False
         self._next = 0.0
         self._started = time.monotonic()
 
@@ -32,7 +36,10 @@ class Console:
         """The finished fraction (0-1) of the present stage."""
         if self._quiet:
             return
-        if self._stream.isatty():
+        before, self._marked = self._marked, any(mark in text for mark in MARKS)
+        if self._marked and not before:
+            self.line(f"  {100 * fraction:3.0f} %  {text}")
+        elif self._stream.isatty():
             done = round(30 * fraction)
             self._stream.write(f"\r\x1b[K  {'█' * done}{'·' * (30 - done)} {100 * fraction:3.0f} %  {text}")
             self._stream.flush()

@@ -153,6 +153,7 @@ class Report(TypedDict, total=False):
     data: DataInfo
     teacher: TeacherInfo
     stages: list[StageInfo]
+    warnings: list[str]
     gate: GateInfo
     measures: MeasuresInfo
     confidence: ConfidenceInfo
@@ -266,6 +267,8 @@ def _closing(report: Report) -> str:
         lines.append(f"took {report['seconds']:,.0f} s")
     if gate := report.get("gate"):
         lines += textwrap.wrap(f"{sentence(gate)} ({_clean(gate['split'], 20)})", _WIDTH)
+    for warning in report.get("warnings", []):
+        lines += textwrap.wrap(f"warning: {_clean(warning, 400)}", _WIDTH)
     return "\n".join(lines)
 
 

@@ -24,14 +24,15 @@ from attar.distill.teacher import Teacher
 from attar.export.bundle import describe, in_memory, manifest
 from attar.export.onnx.plain import export_plain
 from attar.pipeline.data import named_splits, read_data
-from attar.pipeline.fit import cut_at, fitting
+from attar.pipeline.fit import check_labels, cut_at, fitting
 from attar.pipeline.parts import prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
+from attar.pipeline.remarks import remarks
 from attar.pipeline.report import Report
 from attar.pipeline.report import write as write_report
 from attar.pipeline.stages import Stages, folder_digest, key_of, publish
-from attar.pipeline.steps import Material, Runner, measures, points, score, single_ms, statistics
+from attar.pipeline.steps import Material, Runner, measures, points, score, set_apart, single_ms, statistics
 from attar.pipeline.tasks import build
 from attar.pipeline.teachers import ensemble_of
 from attar.runtime import metrics
@@ -39,10 +40,9 @@ from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
 from attar.runtime.bundle import Bundle, write_bundle
 from attar.runtime.cpu import machine
-from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, GateError, SettingsError
 from attar.runtime.model import Model, load
-from attar.runtime.tasks.base import Answer, Task, softmax
+from attar.runtime.tasks.base import Task, softmax
 from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.version import __version__
 
@@ -75,6 +75,7 @@ class Run:
         spec = self.recipe.teacher
         if spec.fine_tuned and self.recipe.task.kind != "embeddings":
             task = cut_at(Student.load(self.base), spec.settings.max_length).task
+            check_labels(task, self.data.splits.train, spec.model)
             return fitting(task, self.data.splits.train.texts)
         s = self.data.splits
         try:
@@ -124,7 +125,10 @@ class Run:
                 (folder / "teacher" / TASK).write_text(record + "\n", encoding="utf-8")
             else:
                 self.console.line("fine-tuning the teacher ...")
-                finetune(self.base, self.task, train, spec.settings, folder / "teacher", self.console.progress)
+                finetune(
+                    self.base, self.task, train, spec.settings, folder / "teacher", self.console.progress,
+                    self.shared.checkpoints("teacher", key),
+                )  # fmt: skip
             return {}
 
         key = key_of(
@@ -271,6 +275,7 @@ class Run:
                 "dev": judged["dev"], "test": judged["test"], "p50_ms": judged["p50_ms"],
             },
             "stages": records,  # type: ignore[typeddict-item]  # read back from JSON
+            "warnings": remarks(records, judged["dev"], final["dev"], len(s.dev)),
             "gate": final["gate"],
             "parity": final["parity"],
             "measures": {"teacher": judged["measures"]["test"], "student": final["test"]},
@@ -279,12 +284,6 @@ class Run:
             "versions": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "numpy")},
             "recipe": self.recipe.text,
         }  # fmt: skip
-
-
-def set_apart(answer: Answer, inside: Examples, outside: Examples) -> float:
-    """In points: how often a text of the data gets a higher score than one that belongs to no class (AUROC)."""
-    scores = [np.array([a.score for a in answer(part.texts)]) for part in (inside, outside)]
-    return round(100 * metrics.auroc(*scores), 3)
 
 
 def bundle_info(path: Path, measured: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """The cache of finished stages: a folder a stage, keyed by the content of its inputs and its settings.
 
 A stage is written aside and renamed when it is done, so a killed run leaves only whole stages and goes on after them.
+A long training keeps a checkpoint in a folder beside its stage, `NAME-KEY.training`, and goes on from that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attar.distill.resume import Checkpoints
 from attar.runtime.bundle import aside
 from attar.runtime.errors import SettingsError
 from attar.runtime.version import __version__
@@ -33,11 +35,14 @@ def folder_digest(folder: Path) -> str:
     return state.hexdigest()
 
 
-class Stages:
-    """Runs stages once. `root` is the cache folder of one output folder."""
+TRAINING = ".training"
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+
+class Stages:
+    """Runs stages once. `root` is the cache folder of one output folder; nothing resumes in one that does not last."""
+
+    def __init__(self, root: Path, lasts: bool = True) -> None:
+        self.root, self.lasts = root, lasts
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
         try:
@@ -46,6 +51,10 @@ class Stages:
             raise SettingsError(f"cannot make the folder {root} ({error.strerror}); choose another --out") from error
         for left in [*root.glob(".*.part"), *root.glob(".*.old")]:
             shutil.rmtree(left, ignore_errors=True)
+
+    def checkpoints(self, name: str, key: str) -> Checkpoints | None:
+        """Where a stage's training keeps what it needs to go on after a kill."""
+        return Checkpoints(self.root / f"{name}-{key}{TRAINING}") if self.lasts else None
 
     def run(self, name: str, key: str, work: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
         """The stage's folder and its result; `work` fills a new folder, and is called only if there is none."""
@@ -61,10 +70,10 @@ class Stages:
                 record = {"result": result, "seconds": round(time.monotonic() - started, 2)}
                 (part / "stage.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             self.cached[name] = False
-            # The stage is whole now; earlier settings of the same stage would only fill the disk.
-            for old in self.root.glob(f"{name}-*"):
-                if old != folder and len(old.name) == len(folder.name):
-                    shutil.rmtree(old, ignore_errors=True)
+        # The stage is whole now; earlier settings of it, and what is left of their trainings, would only fill the disk.
+        for old in self.root.glob(f"{name}-*"):
+            if old != folder and len(old.name.removesuffix(TRAINING)) == len(folder.name):
+                shutil.rmtree(old, ignore_errors=True)
         self.seconds[name] = record["seconds"]
         return folder, record["result"]
 

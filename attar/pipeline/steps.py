@@ -14,6 +14,7 @@ import numpy as np
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.ensemble import Ensemble, combined
+from attar.distill.resume import Checkpoints
 from attar.distill.step import Context, find
 from attar.distill.student import Student
 from attar.distill.supervision import Supervision, supervise
@@ -22,6 +23,7 @@ from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import StepSpec
+from attar.pipeline.remarks import no_better_than_prior
 from attar.pipeline.stages import Stages, key_of
 from attar.runtime import metrics
 from attar.runtime.bench.paired import Ratio, compare_each
@@ -69,6 +71,12 @@ def points(model: Model, data: Examples) -> float:
     return score(model.task, statistics(model.task, model.answer, data))
 
 
+def set_apart(answer: Answer, inside: Examples, outside: Examples) -> float:
+    """In points: how often a text of the data gets a higher score than one that belongs to no class (AUROC)."""
+    scores = [np.array([a.score for a in answer(part.texts)]) for part in (inside, outside)]
+    return round(100 * metrics.auroc(*scores), 3)
+
+
 def dev_outputs(student: Student, dev: Examples) -> tuple[Encoded, Outputs]:
     """Raw outputs of the exported bytes on dev, and the rows they belong to."""
     encoded = student.encode(student.task.inputs(dev.texts))
@@ -113,7 +121,7 @@ class Runner:
         self._teacher: Teacher | None = None
         self._others: list[Targets] | None = None
 
-    def context(self, max_length: int) -> Context:
+    def context(self, max_length: int, checkpoints: Checkpoints | None = None) -> Context:
         m = self.material
 
         def supervision(student: Student, states: Sequence[str]) -> Supervision:
@@ -136,6 +144,7 @@ class Runner:
             outputs=lambda s: dev_outputs(s, m.dev),
             teacher=m.teacher,
             progress=self.console.progress,
+            checkpoints=checkpoints,
         )
 
     def _said(self, teacher: Teacher, teacher_key: str, states: Sequence[str]) -> Targets:
@@ -159,7 +168,7 @@ class Runner:
             step_key = key_of(
                 key, spec.use, asdict(spec.settings), spec.max_loss, spec.must_pay, self.material.digest()
             )
-            work = self._work(load, spec, before, max_length)
+            work = self._work(load, spec, before, max_length, self.stages.checkpoints(name, step_key))
             folder, result = self.stages.run(name, step_key, work)
             record = {**result, "name": name, "cached": self.stages.cached[name], "seconds": self.stages.seconds[name]}
             records.append(record)
@@ -170,11 +179,12 @@ class Runner:
         return load, key, records
 
     def _work(
-        self, load: Callable[[], Student], spec: StepSpec, before: Mapping[str, Any] | None, max_length: int
-    ) -> Callable[[Path], dict[str, Any]]:
+        self, load: Callable[[], Student], spec: StepSpec, before: Mapping[str, Any] | None, max_length: int,
+        checkpoints: Checkpoints | None,
+    ) -> Callable[[Path], dict[str, Any]]:  # fmt: skip
         def work(folder: Path) -> dict[str, Any]:
             self.console.line(f"{spec.use} ...")
-            student, context = load(), self.context(max_length)
+            student, context = load(), self.context(max_length, checkpoints)
             after = find(spec.use).apply(student, spec.settings, context)
             record = self._measure(student, after, spec, before)
             (after if record["kept"] else student).save(folder / "student")
@@ -191,12 +201,14 @@ class Runner:
         ratio = speedup(student, after, self.material.dev.texts, self.quantizes)
         reference = before["score"] if before else None
         kept, reason = judge(spec, ratio, found, reference, after is not student and _changed(student, after))
+        warning = no_better_than_prior(after.task, found, self.material.dev) if spec.use == "distill.distil" else ""
         facts = {k: v for k, v in after.lineage[-1].items() if k not in {"use", "settings"}}
         return {
             "use": spec.use,
             "settings": asdict(spec.settings),
             "kept": kept,
-            "reason": reason + (f" {facts}" if facts else ""),
+            "reason": " ".join(filter(None, [reason, warning, str(facts or "")])),
+            "warning": warning,
             "score": round(found, 3),
             "size_mb": round(len(data) / 1e6, 3),
             "parameters": after.encoder.parameter_count(),

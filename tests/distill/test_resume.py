@@ -81,7 +81,7 @@ def test_a_killed_training_resumes_to_the_same_bits(work: Work, tmp_path: Path) 
         assert [p.name for p in checkpoints.folder.iterdir()] == [resume.FILE]
     torch.rand(7)  # the generators of another process stand elsewhere
     assert work(checkpoints, lambda _, said: told.append(said)) == uninterrupted
-    assert told[0] == "going on from the checkpoint of step 41/60" and told[-1].startswith("step 60/60")
+    assert told[0] == "note: going on from the checkpoint of step 41/60" and told[-1].startswith("step 60/60")
     assert not any(said.startswith("step 21/") for said in told)
     assert not checkpoints.folder.exists()
 
@@ -134,7 +134,9 @@ def test_the_checkpoint_of_another_training_is_not_used(
         tuned(start, settings, tmp_path / "out", checkpoints, hears(told, "step 1/"))
     assert "belongs to another training" in told[0] and told[1].startswith("step 1/")
     with pytest.raises(KilledError):  # it has taken the other's place
-        tuned(start, settings, tmp_path / "out", checkpoints, hears(told, "going on from the checkpoint of step 1/"))
+        tuned(
+            start, settings, tmp_path / "out", checkpoints, hears(told, "note: going on from the checkpoint of step 1/")
+        )
 
 
 def test_what_another_teacher_says_is_another_training(base: Path, tmp_path: Path) -> None:

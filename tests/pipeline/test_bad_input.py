@@ -146,8 +146,22 @@ def test_a_teacher_of_another_task(here: Path, refused: Refused) -> None:
     shutil.copytree(here / "base", here / "other")
     config = json.loads((here / "base/config.json").read_text())
     (here / "other/config.json").write_text(json.dumps(config | {"id2label": {"0": "ham", "1": "spam"}}))
-    message = refused("compress", "base", "--teacher", "other", "--data", "train.csv", "--out", "new")
-    assert "ham, spam" in message and "give the teacher it was distilled from" in message
+    for verb in ("compress", "export"):
+        message = refused(verb, "base", "--teacher", "other", "--data", "train.csv", "--out", "new")
+        assert "ham, spam" in message and "give the teacher it was distilled from" in message
+
+
+@pytest.mark.parametrize("verb", ["distill", "run"])
+def test_data_with_other_labels_than_the_fine_tuned_teacher(here: Path, refused: Refused, verb: str) -> None:
+    rows = (here / "train.csv").read_text().replace(",positive", ",spam").replace(",negative", ",ham")
+    (here / "mail.csv").write_text(rows)
+    (here / "ready.toml").write_text(RECIPE.replace("epochs = 1\nmax", "fine_tuned = true\nmax"))
+    command = (
+        (*DISTILL, "mail.csv") if verb == "distill" else ("run", "ready.toml", "--out", "new", "--data", "mail.csv")
+    )
+    message = refused(*command)
+    assert "mail.csv" in message and ": its labels (ham, spam) are not those of the teacher" in message
+    assert "(negative, positive), which does not know 'ham'; give data with the teacher's labels" in message
 
 
 def test_dev_data_that_is_the_training_data(refused: Refused) -> None:
