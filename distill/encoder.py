@@ -59,12 +59,6 @@ class EncoderShape:
             del record["relative"]  # as before there was any: the digest of a student without it stays what it was
         return record
 
-    @staticmethod
-    def from_json(record: Mapping[str, Any]) -> EncoderShape:
-        layers = tuple(LayerShape(**layer) for layer in record["layers"])
-        heads = tuple(HeadShape(**head) for head in record["heads"])
-        return EncoderShape(**{**record, "layers": layers, "heads": heads})
-
 
 class LowRank(nn.Module):
     """A linear map as the product of two: (.., in) -> (.., rank) -> (.., out)."""
@@ -190,7 +184,7 @@ def relative_buckets(length: int, buckets: int, max_distance: int = 128) -> Tens
 
 def from_json(record: Mapping[str, Any]) -> Encoder:
     """An untrained encoder of these sizes."""
-    return Encoder(EncoderShape.from_json(record))
+    return Encoder(EncoderShape(**{**record, "layers": tuple(LayerShape(**layer) for layer in record["layers"])}))
 
 
 def resized(encoder: Encoder, layers: tuple[LayerShape, ...]) -> Encoder:

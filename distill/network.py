@@ -62,5 +62,6 @@ def network_of(record: Mapping[str, Any]) -> Network:
     kind = sizes.pop("kind", "encoder")
     if kind not in KINDS:
         raise ModelError(f"the student is a {kind!r} network, which this attar does not know: {', '.join(KINDS)}")
+    sizes["heads"] = tuple(HeadShape(**head) for head in sizes["heads"])
     network: Network = importlib.import_module(KINDS[kind]).from_json(sizes)
     return network

@@ -92,8 +92,7 @@ class Convolutional(Network):
 
 def from_json(record: Mapping[str, Any]) -> Convolutional:
     """An untrained network of these sizes."""
-    heads = tuple(HeadShape(**head) for head in record["heads"])
-    return Convolutional(ConvolutionalShape(**{**record, "widths": tuple(record["widths"]), "heads": heads}))
+    return Convolutional(ConvolutionalShape(**{**record, "widths": tuple(record["widths"])}))
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:

@@ -93,7 +93,7 @@ class Recurrent(Network):
 
 def from_json(record: Mapping[str, Any]) -> Recurrent:
     """An untrained network of these sizes."""
-    return Recurrent(RecurrentShape(**{**record, "heads": tuple(HeadShape(**head) for head in record["heads"])}))
+    return Recurrent(RecurrentShape(**record))
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:

@@ -92,7 +92,7 @@ class Static(Network):
 
 def from_json(record: Mapping[str, Any]) -> Static:
     """An untrained network of these sizes."""
-    return Static(StaticShape(**{**record, "heads": tuple(HeadShape(**head) for head in record["heads"])}))
+    return Static(StaticShape(**record))
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:

@@ -93,7 +93,7 @@ class Tfidf(Network):
 
 def from_json(record: Mapping[str, Any]) -> Tfidf:
     """An untrained network of these sizes."""
-    return Tfidf(TfidfShape(**{**record, "heads": tuple(HeadShape(**head) for head in record["heads"])}))
+    return Tfidf(TfidfShape(**record))
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:

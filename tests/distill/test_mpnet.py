@@ -20,8 +20,9 @@ from attar.compress.factorize.activation_aware import factorized
 from attar.compress.prune.shrink import shrink_layers
 from attar.compress.statistics import second_moments
 from attar.distill.distil import take_layers
-from attar.distill.encoder import EncoderShape, relative_buckets
+from attar.distill.encoder import relative_buckets
 from attar.distill.huggingface import load_transformers
+from attar.distill.network import network_of
 from attar.distill.student import Student
 from attar.export import parity
 from attar.export.onnx import to_onnx
@@ -131,7 +132,7 @@ def test_other_families_have_no_table(tmp_path: Path) -> None:
     student = make_student(tmp_path / "m", "roberta")
     assert not [name for name in student.encoder.state_dict() if "relative" in name]
     assert "relative" not in student.encoder.shape.to_json()
-    assert EncoderShape.from_json(student.encoder.shape.to_json()) == student.encoder.shape
+    assert network_of(student.encoder.shape.to_json()).shape == student.encoder.shape
 
 
 # --- surgery ------------------------------------------------------------------------------------------------------
