@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Literal, ParamSpec
 
 from attar.runtime.errors import MissingExtraError
 
@@ -114,9 +114,11 @@ def scores(points: Sequence[Point], margin: float | None, label: str) -> str:
 
 
 @_styled
-def scatter(points: Sequence[Point], metric: str, label: str, split: str = "dev") -> str:
-    """Points on a split over latency, the kept models joined in their order."""
-    known = [(point, point.p50_ms, point.score) for point in points]
+def scatter(
+    points: Sequence[Point], metric: str, label: str, split: str = "dev", over: Literal["p50_ms", "size_mb"] = "p50_ms"
+) -> str:
+    """Points on a split over latency or size, the kept models joined in their order."""
+    known = [(point, getattr(point, over), point.score) for point in points]
     placed = [(point, x, y) for point, x, y in known if x is not None and y is not None and x > 0]
     if len(placed) < 2:
         return ""
@@ -124,7 +126,7 @@ def scatter(points: Sequence[Point], metric: str, label: str, split: str = "dev"
     xs, ys = [x for _, x, _ in placed], [y for _, _, y in placed]
     pad = max(max(ys) - min(ys), 0.5) * 0.18
     axes.set_ylim(min(ys) - pad, max(ys) + pad)
-    _latency_axis(axes, min(xs), max(xs))
+    _log_axis(axes, min(xs), max(xs))
     kept = [(x, y) for point, x, y in placed if point.kept]
     axes.plot([x for x, _ in kept], [y for _, y in kept], color=_LINE, linewidth=1.2, zorder=1)
     for point, x, y in placed:
@@ -133,7 +135,7 @@ def scatter(points: Sequence[Point], metric: str, label: str, split: str = "dev"
     scale = figure.dpi / 72
     for (point, x, y), offset in zip(placed, _offsets([(a / scale, b / scale) for a, b in pixels]), strict=True):
         _write(axes, point.mark, (x, y), offset, ha="center", weight="bold")
-    axes.set_xlabel("p50 latency, ms", color=_MUTED)
+    axes.set_xlabel({"p50_ms": "p50 latency, ms", "size_mb": "size, MB"}[over], color=_MUTED)
     axes.set_ylabel(f"{_short(metric, 40)} on {split}", color=_MUTED)
     axes.grid(color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -178,7 +180,7 @@ def _figure(height: float) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _latency_axis(axes: "Axes", low: float, high: float) -> None:
+def _log_axis(axes: "Axes", low: float, high: float) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if high < 4 * low:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from attar.pipeline import charts
-from attar.pipeline.markup import cells, decimal, heading, interval, safe, table
+from attar.pipeline.markup import cells, decimal, heading, safe, table
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report, write_texts
@@ -107,7 +107,7 @@ def rows(record: dict[str, Any]) -> list[list[str]]:
         if rung["failed"]:
             found.append([rung["name"], "failed", rung["failed"], "", "", "", ""])
             continue
-        speeds = [f"{r['ratio']:.1f}x [{interval(r)}]" for r in (rung["p50"], rung["throughput"])]
+        speeds = [f"{r['ratio']:.1f}x [{r['low']:.1f}, {r['high']:.1f}]" for r in (rung["p50"], rung["throughput"])]
         found.append([
             rung["name"] + ("*" if rung["front"] else ""), decimal(rung["score"], 2),
             f"{rung['difference']:+.2f} ({rung['bound']:+.1f})", rung["verdict"], *speeds, f"{rung['size_mb']:.2f}",
@@ -140,22 +140,26 @@ def page(record: dict[str, Any]) -> str:
             # The teacher's latency and the paired ratio: what was timed in different runs is not compared.
             figures = (rung["size_mb"], scale / rung["p50"]["ratio"], rung["score"])
             points.append(charts.Point(str(number), rung["name"], *figures, kept=rung["front"]))
-    points.sort(key=lambda p: -(p.p50_ms or 0))
     marks = ", ".join(f"{p.mark} {p.name}" for p in points)
     metric = record["metric"]
+    slow, large = (sorted(points, key=lambda p: -(getattr(p, by) or 0)) for by in ("p50_ms", "size_mb"))
     drawn = [
-        (f"{metric} on test over p50 latency", charts.scatter(points, metric, f"{metric}: {marks}", "test")),
-        ("Size in MB", charts.bars(points, "size_mb", "Size in MB")),
-        ("p50 latency in ms", charts.bars(points, "p50_ms", "p50 latency in ms")),
+        (f"{metric} over latency", charts.scatter(slow, metric, f"{metric} over latency: {marks}", "test")),
+        (f"{metric} over size", charts.scatter(large, metric, f"{metric} over size: {marks}", "test", "size_mb")),
+        ("Latency", charts.bars(points, "p50_ms", "p50 latency in ms")),
+        ("Size", charts.bars(points, "size_mb", "Size in MB")),
     ]
     lines = rows(record)
     body = [cells([f'<th class="text" scope="row">{safe(line[0])}</th>'], line[1:]) for line in lines[1:]]
-    pictures = "\n".join(f"<figure>{svg}<figcaption>{safe(name)}</figcaption></figure>" for name, svg in drawn if svg)
+    pictures = [f"<figure><figcaption>{safe(name)}</figcaption>\n{svg}</figure>" for name, svg in drawn if svg]
+    grid = "<h2>Pictures</h2>\n" + "\n".join(
+        f'<div class="charts">\n{"".join(pair)}\n</div>' for pair in (pictures[:2], pictures[2:])
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Ladder</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n<h1>Ladder</h1>\n"
         f'<p class="quiet">Students of {safe(teacher["name"])} ({teacher["test"]:.2f}). '
         f"Hollow, without *: another is better in every way. {safe(marks)}.</p>\n"
-        f"{table(heading(lines[0][:1], lines[0][1:]), body)}\n{pictures}\n</main>\n</body>\n</html>\n"
+        f"{table(heading(lines[0][:1], lines[0][1:]), body)}\n{grid}\n</main>\n</body>\n</html>\n"
     )
