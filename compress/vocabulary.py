@@ -53,6 +53,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     texts = list(_single(context.train.texts + context.unlabelled.texts))
     old: dict[str, int] = record["model"]["vocab"]
     ranked = sorted(old, key=old.__getitem__)
+    # BERT's placeholders [unused0] ... are in no text: the tokenizer splits them at the brackets.
     common = [piece for piece in ranked if not piece.startswith("[unused")][: settings.common]
     always = _specials(record, student.pad_id) | _characters(old, _prefix(record)) | set(common)
     if settings.how == "trim":

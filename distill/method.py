@@ -62,7 +62,12 @@ class Method(nn.Module):
 
     def forward(self, lesson: Lesson) -> Tensor:
         """A scalar."""
-        raise NotImplementedError
+        raise NotImplementedError  # every method has its own
+
+
+def projection(width: int, wanted: int) -> nn.Module:
+    """From the student's states to the width of the teacher's: nothing where they are equal, else a learned matrix."""
+    return nn.Identity() if width == wanted else nn.Linear(width, wanted, bias=False)
 
 
 class MethodModule(Protocol):

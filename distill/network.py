@@ -45,7 +45,7 @@ class Network(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Outputs:
         """Token ids, mask and token types (B, T; none: all 0), padding on the right."""
-        raise NotImplementedError
+        raise NotImplementedError  # every network has its own
 
     @property
     def depth(self) -> int:

@@ -65,7 +65,7 @@ def task_in(model: str | Path) -> Task:
 def check_kinship(student: Student, teacher: Path, in_order: bool = True) -> None:
     """Refuses a teacher whose answers mean something else than the student's; raw outputs only compare in order."""
     other, mine = Student.load(teacher).task, student.task
-    if other.kind != mine.kind or _names(other, in_order) != _names(mine, in_order):
+    if other.kind != mine.kind or names_of(other, in_order) != names_of(mine, in_order):
         raise ModelError(
             f"{teacher} is a {describe(other)}, the student a {describe(mine)}; give the teacher it was distilled from"
         )
@@ -91,11 +91,15 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])
 
 
-def _names(task: Task, in_order: bool) -> list[Any]:
+def parts_of(task: Task) -> list[Task]:
+    """The tasks of a multi-task, or the task itself."""
+    return [part for _, part in task.parts] if isinstance(task, MultiTask) else [task]
+
+
+def names_of(task: Task, in_order: bool = True) -> list[Any]:
     """What the outputs are called, in their order or in that of the alphabet."""
-    parts = [part for _, part in task.parts] if isinstance(task, MultiTask) else [task]
     names = [
         [h.name for h in task.heads],
-        *(n for p in parts for n in (getattr(p, "labels", ()), getattr(p, "tags", ()))),
+        *(n for p in parts_of(task) for n in (getattr(p, "labels", ()), getattr(p, "tags", ()))),
     ]
     return [list(n) if in_order else sorted(n) for n in names]

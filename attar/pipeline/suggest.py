@@ -194,11 +194,10 @@ def steps(name: str, plan: Plan, shape: EncoderShape) -> str:
         f'[[step]]\nuse = "distill.students.encoder"\nmodel = "{name}"\nlayers = {chosen}\n{width}',
         '[[step]]\nuse = "distill.distil"\n',
     ]
-    scale = plan.width / shape.hidden if plan.width != shape.hidden else 1.0
     shares: Mapping[str, float] = {"heads": plan.heads / own.heads, "ffn": plan.ffn / own.ffn}
     cut = {part: share for part, share in shares.items() if share < 1}
     parts += [f'[[step]]\nuse = "compress.prune.{part}"\nkeep = {share:.3g}\n' for part, share in cut.items()]
-    if cut or scale < 1:
+    if cut:
         parts.append('[[step]]\nuse = "distill.distil"\n')
     parts.append('[[step]]\nuse = "compress.quantize.int8"\n')
     return "\n".join(parts)

@@ -9,6 +9,7 @@ from attar.distill.checkpoint import read_config, read_task, read_tokenizer
 from attar.distill.data.assets import resolve_model
 from attar.distill.ensemble import Ensemble, Member
 from attar.distill.finetune import local_folder
+from attar.pipeline.fit import names_of, parts_of
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.stages import folder_digest
 from attar.runtime.errors import ModelError, SettingsError
@@ -56,18 +57,13 @@ def _member(folder: Path, task: Task, first: Path) -> Member:
     return Member(folder, folder_digest(folder), own)
 
 
-def _parts(task: Task) -> list[Any]:
-    return [part for _, part in getattr(task, "parts", ())] or [task]
-
-
 def _meaning(task: Task) -> list[Any]:
     """What the outputs stand for, in their order."""
-    heads = [(h.name, h.outputs, h.objective) for h in task.heads]
-    return [heads, *([getattr(p, "labels", ()), getattr(p, "tags", ())] for p in _parts(task))]
+    return [[(h.outputs, h.objective) for h in task.heads], *names_of(task)]
 
 
 def _names(task: Task) -> str:
-    named = [name for part in _parts(task) for name in getattr(part, "labels", ()) or getattr(part, "tags", ())]
+    named = [name for part in parts_of(task) for name in getattr(part, "labels", ()) or getattr(part, "tags", ())]
     shown = ", ".join(named[:8]) + (", ..." if len(named) > 8 else "")
     several = any(head.objective == "labels" for head in task.heads)
     return f"{'any' if several else 'one'} of the labels {shown}" if named else "no labels"

@@ -108,6 +108,7 @@ def _members(archive: Path, inner: str | None) -> Iterator[_Zip | _Tar]:
     try:
         with _opened(archive, inner) as reader:
             yield reader
+    # NotImplementedError: a member packed by a method that zipfile does not know.
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
         raise AssetError(f"{archive}: is not a readable archive ({error}); delete it and fetch it again") from error
 

@@ -72,6 +72,7 @@ def _embeddings(folder: Path) -> Floats:
         raise ModelError(f"{folder} has no model.safetensors; save the model again with safe serialization")
     try:
         with safe_open(path, framework="pt") as file:
+            # The open file is no mapping: it has keys(), and cannot be iterated itself.
             names = [n for n in file.keys() if n == "words.weight" or n.endswith("word_embeddings.weight")]  # noqa: SIM118
             if len(names) != 1:
                 raise ModelError(f"{path} has {len(names)} tables of word embeddings, not one; give another model")

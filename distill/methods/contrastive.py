@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from attar.distill.batches import Batch
 from attar.distill.distributions import HIDDEN, masked_mean
 from attar.distill.heads import pool
-from attar.distill.method import Lesson, Method, Weighted
+from attar.distill.method import Lesson, Method, Weighted, projection
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
 
@@ -86,7 +86,7 @@ class _Contrastive(Method):
         super().__init__()
         self.settings, self.taught, self.state = settings, taught, f"hidden{taught.depth}"
         theirs = taught.width(self.state)
-        self.project = nn.Identity() if theirs == width else nn.Linear(width, theirs, bias=False)
+        self.project = projection(width, theirs)
         self.bank = Bank(settings.bank, theirs)
         count = len(taught.encoded.ids)
         drawn = np.random.default_rng(settings.seed).permutation(count)[: settings.bank].tolist()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from attar.distill.distributions import masked_mean
-from attar.distill.method import Lesson, Method, Weighted
+from attar.distill.method import Lesson, Method, Weighted, projection
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
 
@@ -66,9 +66,8 @@ class _Embeddings(Method):
     def __init__(self, taught: Supervision, width: int, distance: str) -> None:
         super().__init__()
         self.taught, self.distance = taught, DISTANCES[distance]
-        theirs = taught.width("hidden0")
-        alike = distance == "similarity" or theirs == width
-        self.project = nn.Identity() if alike else nn.Linear(width, theirs, bias=False)
+        # Similarities of tokens are compared whatever the width.
+        self.project = projection(width, width if distance == "similarity" else taught.width("hidden0"))
 
     def forward(self, lesson: Lesson) -> Tensor:
         mine = lesson.inner[MODULE]

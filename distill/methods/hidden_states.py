@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from attar.distill.distributions import masked_mean
 from attar.distill.mapping import layers_for
-from attar.distill.method import Lesson, Method, Weighted
+from attar.distill.method import Lesson, Method, Weighted, projection
 from attar.distill.student import Student
 
 if TYPE_CHECKING:
@@ -27,18 +28,14 @@ class Settings(Weighted):
 def hidden_states(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over the real tokens: states (B, T, H) both, mask (B, T) of 0 and 1."""
     per_token = (student.float() - teacher.float()).pow(2).mean(-1)
-    weight = mask.to(per_token.dtype)
-    return (per_token * weight).sum() / weight.sum().clamp_min(1)
+    return masked_mean(per_token, mask)
 
 
 class _HiddenStates(Method):
     def __init__(self, taught: Supervision, layers: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.taught, self.layers = taught, layers
-        theirs = [taught.width(f"hidden{layer}") for layer in layers]
-        self.projections = nn.ModuleList(
-            nn.Identity() if t == width else nn.Linear(width, t, bias=False) for t in theirs
-        )
+        self.projections = nn.ModuleList(projection(width, taught.width(f"hidden{layer}")) for layer in layers)
 
     def forward(self, lesson: Lesson) -> Tensor:
         loss = lesson.found.hidden[0].new_zeros(()).float()

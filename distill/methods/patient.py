@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from attar.distill.distributions import masked_mean
 from attar.distill.mapping import layers_for
-from attar.distill.method import Lesson, Method, Weighted
+from attar.distill.method import Lesson, Method, Weighted, projection
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
 
@@ -43,10 +43,7 @@ class _Patient(Method):
     def __init__(self, taught: Supervision, layers: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.taught, self.layers = taught, layers
-        theirs = [taught.width(f"hidden{layer}") for layer in layers]
-        self.projections = nn.ModuleList(
-            nn.Identity() if t == width else nn.Linear(width, t, bias=False) for t in theirs
-        )
+        self.projections = nn.ModuleList(projection(width, taught.width(f"hidden{layer}")) for layer in layers)
 
     def forward(self, lesson: Lesson) -> Tensor:
         loss = lesson.batch.mask.new_zeros(()).float()

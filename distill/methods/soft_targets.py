@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attar.distill.distributions import masked_mean
 from attar.distill.method import Lesson, Method, Weighted
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
@@ -37,10 +38,8 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float, mask: Ten
     log_p = torch.log_softmax(student / temperature, dim=-1)
     log_q = torch.log_softmax(teacher / temperature, dim=-1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
-    if mask is None:
-        return divergence.mean() * temperature**2
-    weight = mask.to(divergence.dtype)
-    return (divergence * weight).sum() / weight.sum().clamp_min(1) * temperature**2
+    mean = divergence.mean() if mask is None else masked_mean(divergence, mask)
+    return mean * temperature**2
 
 
 class _SoftTargets(Method):

@@ -22,6 +22,7 @@ from attar.distill.network import Network
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.distill.students.encoder import principal
+from attar.distill.students.table import at_scale_1
 from attar.distill.trainer import autocast, seed_everything
 from attar.runtime.errors import SettingsError
 
@@ -114,7 +115,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     network = Static(shape)
     table = (states - states.mean(0)) @ principal(states, width)
     with torch.no_grad():
-        network.words.weight.copy_(table / table.pow(2).mean().sqrt())
+        network.words.weight.copy_(at_scale_1(table))
         network.weights.weight.copy_(sif(student, context)[:, None])
         if network.pairs is not None:
             network.pairs.weight.zero_()

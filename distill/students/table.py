@@ -14,6 +14,12 @@ from attar.runtime.errors import SettingsError
 from attar.runtime.tasks.base import Task
 
 
+def at_scale_1(table: Tensor) -> Tensor:
+    """The table (V, E) with a root mean square of 1."""
+    result: Tensor = table / table.pow(2).mean().sqrt().clamp_min(torch.finfo(table.dtype).tiny)
+    return result
+
+
 def word_table(student: Student, width: int) -> Tensor:
     """(V, width): the given student's word embeddings, where wider in their principal components, at scale 1.
 
@@ -25,8 +31,7 @@ def word_table(student: Student, width: int) -> Tensor:
         raise SettingsError(f"width must be between 1 and the {words.shape[1]} of the given student, not {width}")
     if width < words.shape[1]:
         words = (words - words.mean(0)) @ principal(words, width)
-    table: Tensor = words / words.pow(2).mean().sqrt().clamp_min(torch.finfo(words.dtype).tiny)
-    return table
+    return at_scale_1(words)
 
 
 def pooled_heads(task: Task, hidden: int, dense: int = 0) -> tuple[HeadShape, ...]:

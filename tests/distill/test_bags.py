@@ -90,7 +90,7 @@ def test_static_state_by_hand(given: Student) -> None:
 
 
 @pytest.mark.parametrize("name", ["static", "tfidf"])
-def test_they_learn(name: str, teacher: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_they_learn(name: str, teacher: Path, tmp_path: Path) -> None:  # noqa: F811  # the fixture imported above
     where = context(teacher, tmp_path / "cache")
     start = (
         static.apply(Student.load(teacher), static.Settings(width=16, hidden=16), where)
@@ -110,7 +110,7 @@ def test_what_they_cannot_serve_is_said(kind: str, tmp_path: Path) -> None:
             module.apply(student, settings, over(*TEXTS))
 
 
-def test_methods_that_need_layers_are_refused(teacher: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_methods_that_need_layers_are_refused(teacher: Path, tmp_path: Path) -> None:  # noqa: F811  # the fixture imported above
     where = context(teacher, tmp_path / "cache")
     start = static.apply(Student.load(teacher), static.Settings(width=8, hidden=4), where)
     with pytest.raises(SettingsError, match="a static student has no layers to match"):

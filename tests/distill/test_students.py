@@ -202,7 +202,7 @@ def test_another_vocabulary(name: str, given: Student) -> None:
 
 
 def test_another_vocabulary_of_a_student_with_more_tables(given: Student) -> None:
-    student = static.apply(given, static.Settings(16, 16), SimpleNamespace(train=sentences(8)))  # type: ignore[arg-type]
+    student = static.apply(given, static.Settings(16, 16), SimpleNamespace(train=sentences(8)))  # type: ignore[arg-type]  # all of a context that the step reads
     made: Any = SimpleNamespace(train=sentences(8), unlabelled=Examples((), None, "nothing"))
     with pytest.raises(SettingsError, match=r"a static student has other tables .*; put compress\.vocabulary before"):
         vocabulary.apply(student, vocabulary.Settings(), made)

@@ -231,7 +231,7 @@ def test_states_go_to_the_token_with_the_same_first_character(multi: Student) ->
 def test_a_prompt_is_part_of_what_is_aligned(tmp_path: Path) -> None:
     """Embedders prefix their texts: states must not be off by the prompt."""
     student = make_student(tmp_path / "m", kind="embeddings", layers=1)
-    task = replace(student.task, prompt="we saw: ")  # type: ignore[call-arg]
+    task = replace(student.task, prompt="we saw: ")  # type: ignore[call-arg]  # embedders have this field
     assert isinstance(task, Embedding)
     student = replace(student, task=task, tokenizer=trained(60))
     encoded = task.encode(task.reader(OLD, 0), PLAIN)

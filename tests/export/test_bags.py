@@ -6,18 +6,15 @@ from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill.student import Student
 from attar.distill.students import static, tfidf
 from attar.export import parity
 from attar.export.bundle import in_memory
-from tests.export.test_bits import run, same, some_text
+from tests.export.test_bits import check_neighbours, run, same
 from tests.models import EDGE_TEXTS, MAX_LENGTH, NOISE, corpus, inputs, make_student
 
 SIZES: dict[str, tuple[ModuleType, Any]] = {
@@ -58,17 +55,7 @@ def test_neighbours_and_padding_change_no_bit(name: str, scheme: str, kind: str,
     student = made(start, kind, name, scheme)
     one, two = (in_memory(student, threads=threads) for threads in (1, 2))
 
-    @settings(max_examples=25)
-    @given(st.lists(some_text, min_size=1, max_size=20), st.integers(1, MAX_LENGTH), st.integers(0, 99))
-    def check(texts: list[str], length: int, mine: int) -> None:
-        encoded = one.task.encode(one.tokenizer, inputs(kind, tuple(texts)))
-        mine %= len(encoded.ids)
-        (expected,) = run(one, encoded, [mine])
-        assert all(np.isfinite(values).all() for values in expected.values())
-        assert same(run(two, encoded, [mine], length)[0], expected)
-        assert same(run(two, encoded, list(range(len(encoded.ids))), length)[mine], expected)
-
-    check()
+    check_neighbours(one, kind, 25)
     encoded = one.task.encode(one.tokenizer, inputs(kind, (" ".join(NOISE),)))
     (expected,) = run(one, encoded, [0])
     for length in range(len(encoded.ids[0]), MAX_LENGTH + 1):

@@ -75,15 +75,10 @@ def same(a: Found, b: Found) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", ["narrow", "wide", "relative"])
-@SCHEMES
-def test_neighbours_and_padding_change_no_bit(
-    scheme: str, size: str, kind: str, request: pytest.FixtureRequest
-) -> None:
-    model = in_memory(planned(request.getfixturevalue(size)(kind), scheme, kind), threads=1)
+def check_neighbours(model: Model, kind: str, examples: int) -> None:
+    """Whatever stands beside a text, or behind it as padding: its outputs and its answer have the same bits."""
 
-    @settings(max_examples=25 if kind == "text-classification" else 12)
+    @settings(max_examples=examples)
     @given(st.lists(some_text, min_size=1, max_size=12), st.integers(1, MAX_LENGTH), st.integers(0, 99))
     def check(texts: list[str], length: int, mine: int) -> None:
         given_texts = inputs(kind, tuple(texts))
@@ -99,6 +94,16 @@ def test_neighbours_and_padding_change_no_bit(
         assert jsonable(model.answer(given_texts)[text]) == jsonable(model.answer([given_texts[text]])[0])
 
     check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", ["narrow", "wide", "relative"])
+@SCHEMES
+def test_neighbours_and_padding_change_no_bit(
+    scheme: str, size: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    model = in_memory(planned(request.getfixturevalue(size)(kind), scheme, kind), threads=1)
+    check_neighbours(model, kind, 25 if kind == "text-classification" else 12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,19 +7,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill.student import Student
 from attar.distill.students import convolutional, recurrent
 from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
-from attar.runtime.tasks.base import jsonable
-from tests.export.test_bits import run, same, some_text
+from tests.export.test_bits import check_neighbours, run, same
 from tests.models import MAX_LENGTH, NOISE, inputs, make_student
 
 READS = ("text-classification", "embeddings", "multi-task", "question-answering")
@@ -55,24 +51,7 @@ def made(start: Student, name: str, scheme: str) -> Student:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_neighbours_and_padding_change_no_bit(name: str, scheme: str, kind: str, start: Student) -> None:
-    model = in_memory(made(start, name, scheme), threads=1)
-
-    @settings(max_examples=15)
-    @given(st.lists(some_text, min_size=1, max_size=12), st.integers(1, MAX_LENGTH), st.integers(0, 99))
-    def check(texts: list[str], length: int, mine: int) -> None:
-        given_texts = inputs(kind, tuple(texts))
-        encoded = model.task.encode(model.tokenizer, given_texts)
-        mine %= len(encoded.ids)
-        (expected,) = run(model, encoded, [mine])
-        assert all(np.isfinite(values).all() for values in expected.values())
-        assert same(run(model, encoded, [mine], length)[0], expected)
-        assert same(run(model, encoded, list(range(len(encoded.ids))), length)[mine], expected)
-        outputs = model.outputs(encoded)
-        assert same({head: rows[mine] for head, rows in outputs.items()}, expected)
-        text = mine % len(texts)
-        assert jsonable(model.answer(given_texts)[text]) == jsonable(model.answer([given_texts[text]])[0])
-
-    check()
+    check_neighbours(in_memory(made(start, name, scheme), threads=1), kind, 15)
 
 
 @pytest.mark.parametrize("name", SIZES)
