@@ -18,6 +18,7 @@ class QuantPlan:
 
     Attributes:
         scales: static activation scales by matrix (`layers.0.query`); a matrix that is not named is scaled per token.
+        full: matrices that stay in fp32.
         words: whether the word embeddings are stored as int8 rows.
         bits: 8, or 7 for processors whose u8 x s8 products saturate (x86 without VNNI).
     """
@@ -25,16 +26,17 @@ class QuantPlan:
     scales: Mapping[str, float] = field(default_factory=dict)
     words: bool = True
     bits: int = 8
+    full: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> str:
         """How a report names the plan."""
-        if not self.scales:
-            return "int8 per token"
-        return f"int8, {len(self.scales)} matrices static"
+        parts = [f"{len(self.scales)} matrices static"] if self.scales else ["per token"]
+        parts += [f"{len(self.full)} in fp32"] if self.full else []
+        return f"int8 {parts[0]}" if parts == ["per token"] else f"int8, {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"scales": dict(self.scales), "words": self.words, "bits": self.bits}
+        return {"scales": dict(self.scales), "words": self.words, "bits": self.bits, "full": list(self.full)}
 
     @staticmethod
     def from_json(record: Mapping[str, Any] | None) -> QuantPlan | None:
@@ -42,4 +44,5 @@ class QuantPlan:
             return None
         if record["bits"] not in (7, 8):
             raise SettingsError(f"bits must be 7 or 8, not {record['bits']}")
-        return QuantPlan(dict(record["scales"]), bool(record["words"]), int(record["bits"]))
+        full = tuple(record.get("full", ()))
+        return QuantPlan(dict(record["scales"]), bool(record["words"]), int(record["bits"]), full)

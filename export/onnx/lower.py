@@ -155,7 +155,8 @@ class _Lowering:
         g = self.graph
         weight = self.state[f"{module}.weight"].T
         bias = f"{module}.bias" if f"{module}.bias" in self.state else None
-        if self.plan is None:
+        matrix = module.removesuffix(".down").removesuffix(".up")
+        if self.plan is None or matrix in self.plan.full:
             return g.op("MatMul", [x, g.weight(f"{module}.weight", weight)], name), bias
         values, scale = quantize_columns(weight, self.plan.bits)
         packed = g.weight(f"{module}.int8", values)

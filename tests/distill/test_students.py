@@ -162,7 +162,7 @@ def test_quantizing_stores_the_words_as_int8(name: str, given: Student) -> None:
     )  # fmt: skip
     result = int8.apply(student, int8.Settings(), made)
     assert result.lineage[-1]["tried"] == {"words": {"loss_points": 0.0, "speedup": 1.1}}
-    assert result.plan == {"scales": {}, "words": True, "bits": 8}
+    assert result.plan == {"scales": {}, "words": True, "bits": 8, "full": []}
     saved = len(to_onnx(student)) - len(to_onnx(result))
     table = student.encoder.words.weight
     assert saved > 0.6 * table.numel() * 3

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from attar.compress.quantize.plan import QuantPlan
+from attar.distill.encoder import MATRICES
 from attar.distill.student import Student
 from attar.export import bundle as writer
 from attar.export import parity
@@ -128,6 +129,26 @@ def test_int8_is_smaller(tmp_path: Path) -> None:
     # Of four bytes a word entry one is left, and a scale a row.
     vocab, hidden = wide.encoder.words.weight.shape
     assert layers_only - words == pytest.approx(vocab * (3 * hidden - 4), rel=0.05)
+
+
+def test_named_matrices_stay_in_fp32(student: Student) -> None:
+    every = [
+        f"layers.{i}.{name}" for i, layer in enumerate(student.transformer.layers) for name in MATRICES
+        if hasattr(layer, name)
+    ]  # fmt: skip
+
+    def distance(full: tuple[str, ...]) -> tuple[float, set[str]]:
+        plan = QuantPlan(words=False, full=full)
+        assert QuantPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+        given = replace(student, plan=plan.to_json())
+        encoded = student.encode(TEXTS)
+        error = np.abs(writer.in_memory(given).outputs(encoded)["logits"] - student.outputs(encoded)["logits"]).max()
+        return float(error), {w.name for w in onnx.load_from_string(to_onnx(given)).graph.initializer}
+
+    some, names = distance(("layers.0.ffn_in",))
+    assert "layers.0.ffn_in.weight" in names and "layers.0.ffn_in.int8" not in names and "layers.0.query.int8" in names
+    rounded, exact = distance(())[0], distance(tuple(every))[0]
+    assert exact < 1e-5 < min(some, rounded)
 
 
 @pytest.mark.parametrize("kind", ["text-classification", "question-answering", "multi-task"])
