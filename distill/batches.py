@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,9 +35,9 @@ def collate(encoded: Encoded, rows: list[int], pad_id: int) -> Batch:
     return Batch(rows, torch.from_numpy(ids), torch.from_numpy(mask), types)
 
 
-def batches(encoded: Encoded, pad_id: int, size: int) -> Iterator[Batch]:
-    """All rows, in batches of similar length."""
-    order = sorted(range(len(encoded.ids)), key=lambda i: len(encoded.ids[i]))
+def batches(encoded: Encoded, pad_id: int, size: int, rows: Iterable[int] | None = None) -> Iterator[Batch]:
+    """The chosen rows, or all, in batches of similar length."""
+    order = sorted(range(len(encoded.ids)) if rows is None else rows, key=lambda i: (len(encoded.ids[i]), i))
     for start in range(0, len(order), size):
         yield collate(encoded, order[start : start + size], pad_id)
 

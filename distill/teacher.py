@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attar.distill.batches import Batch, batches, run
+from attar.distill.batches import batches, run
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.huggingface import HuggingFace
+from attar.distill.kept import ROWS, Stores, bounds, digests, reused, stored
 from attar.distill.trainer import Progress, autocast
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head, Outputs, Task
@@ -56,57 +57,55 @@ class Teacher:
         encoded = self.task.encode(self._tokenizer, texts)
         return self.task.answers(encoded, self.outputs(encoded))
 
-    def targets(self, texts: Sequence[Text], states: Sequence[str], cache: Path, progress: Progress) -> Targets:
+    def targets(
+        self, texts: Sequence[Text], states: Sequence[str], cache: Path, progress: Progress, about: str = ""
+    ) -> Targets:
         """Outputs and the named states for every text, kept in `cache`: only what is not there yet is computed.
 
-        bf16 passes where the processor has them, and fp16 storage of states, which rounds them by at most 1 in 2,048;
-        the gate never uses these. A file of the cache that is damaged is computed again.
+        `about` tells this teacher and task from others: rows that a neighbouring folder (`targets-*`) has from the
+        same one are copied, so a few more texts cost no more than themselves. bf16 passes where the processor has
+        them, and fp16 storage of states, which rounds them by at most 1 in 2,048; the gate never uses these. A file of
+        the cache that is damaged is computed again.
         """
         encoded = self.task.encode(self._tokenizer, texts)
-        starts = np.concatenate([[0], np.cumsum([len(r) for r in encoded.ids])]).astype(np.int64)
+        starts = bounds([len(r) for r in encoded.ids])
         wanted: dict[str, tuple[int, int, np.dtype[Any]]] = {
             f"head-{h.name}": (self._rows(h, starts), h.outputs, np.dtype(np.float32)) for h in self.task.heads
         }
         wanted |= {name: (int(starts[-1]), 0, np.dtype(np.float16)) for name in states}
         missing = [name for name, form in wanted.items() if stored(cache / f"{name}.npy", *form) is None]
         if missing:
-            self._compute(encoded, starts, missing, cache, progress)
+            self._compute(encoded, starts, missing, cache, progress, about)
         found = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in wanted}
         heads = {h.name: found[f"head-{h.name}"] for h in self.task.heads}
         return Targets(encoded, starts, heads, {name: found[name] for name in states}, self.layers)
 
     def _compute(
-        self, encoded: Encoded, starts: NDArray[np.int64], names: Sequence[str], cache: Path, progress: Progress
-    ) -> None:
-        """One pass over all rows, into whole files or none."""
+        self, encoded: Encoded, starts: NDArray[np.int64], names: Sequence[str], cache: Path, progress: Progress,
+        about: str,
+    ) -> None:  # fmt: skip
+        """What is said of all rows, in one pass over those that no neighbour has: whole files or none."""
         states = [name for name in names if not name.startswith("head-")]
         heads = [h for h in self.task.heads if f"head-{h.name}" in names]
-        count, done = len(encoded.ids), 0
+        packed = {*states, *(f"head-{h.name}" for h in heads if h.reads == "tokens")}
+        rows = digests(encoded, about)
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache.parent, prefix=f".{cache.name}.", suffix=".part") as scratch:
-            stores: dict[str, Any] = {
-                f"head-{h.name}": _store(Path(scratch) / f"head-{h.name}.npy", (self._rows(h, starts), h.outputs), "f4")
-                for h in heads
-            }
-            for batch in batches(encoded, self._model.pad_id, 64):
+            stores = Stores(Path(scratch), starts, packed)
+            left = reused(cache, rows, names, stores)
+            done = len(rows) - len(left)
+            for batch in batches(encoded, self._model.pad_id, 64, left):
                 with torch.no_grad(), autocast(True):
                     found = self._model(*batch.inputs, states=states)
                 for name, values in zip(states, found.hidden, strict=True):
-                    if name not in stores:
-                        path = Path(scratch) / f"{name}.npy"
-                        stores[name] = _store(path, (int(starts[-1]), values.shape[-1]), "f2")
-                    pack(stores[name], half(values, name), batch, starts, encoded)
+                    stores.put(name, half(values, name), batch.rows)
                 for h in heads:
-                    values = found.heads[h.name].float().numpy()
-                    if h.reads == "tokens":
-                        pack(stores[f"head-{h.name}"], values, batch, starts, encoded)
-                    else:
-                        stores[f"head-{h.name}"][batch.rows] = values
+                    stores.put(f"head-{h.name}", found.heads[h.name].float().numpy(), batch.rows)
                 done += len(batch.rows)
-                progress(done / count, f"teacher outputs {done}/{count}")
-            for name, store in stores.items():
-                store.flush()
-                (Path(scratch) / f"{name}.npy").replace(cache / f"{name}.npy")
+                progress(done / len(rows), f"teacher outputs {done}/{len(rows)}")
+            stores.publish(cache)
+        if stored(cache / ROWS, len(rows), 3, rows.dtype) is None:
+            np.save(cache / ROWS, rows)
 
     def _rows(self, head: Head, starts: NDArray[np.int64]) -> int:
         return int(starts[-1]) if head.reads == "tokens" else len(starts) - 1
@@ -118,23 +117,3 @@ def half(values: Tensor, name: str) -> NDArray[np.float16]:
     if not np.isfinite(found).all():
         raise ModelError(f"the teacher's {name} has values beyond the 65,504 of fp16, or NaN: it cannot be learnt from")
     return found
-
-
-def _store(path: Path, shape: tuple[int, int], dtype: str) -> Any:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-
-
-def pack(store: NDArray[Any], values: NDArray[Any], batch: Batch, starts: NDArray[np.int64], encoded: Encoded) -> None:
-    """Writes the real tokens of a batch (B, T, C) where they belong in the packed store (T, C)."""
-    for place, i in enumerate(batch.rows):
-        store[starts[i] : starts[i + 1]] = values[place, : len(encoded.ids[i])]
-
-
-def stored(path: Path, rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """The array in a file of the cache; None where it is missing, cut short or of another form (0 columns: any)."""
-    try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = found.dtype == dtype and found.ndim == 2 and len(found) == rows and columns in (0, found.shape[1])
-    return found if fits else None

@@ -150,9 +150,10 @@ class Runner:
     def _said(self, teacher: Teacher, teacher_key: str, states: Sequence[str]) -> Targets:
         """What a teacher says of all texts, kept in a folder of its own."""
         m = self.material
+        about = key_of(teacher_key, teacher.task.to_json())
         key = key_of(teacher_key, m.train.digest(), m.unlabelled.digest(), teacher.task.to_json())
         texts = m.train.texts + m.unlabelled.texts
-        return teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress)
+        return teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress, about)
 
     def run(
         self, start: Callable[[], Student], start_key: str, specs: Sequence[StepSpec], max_length: int,

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 import attar.distill.teacher
 from attar.distill.huggingface import HuggingFace
+from attar.distill.student import Student
 from attar.distill.teacher import Targets, Teacher
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.classification import TextClassification
-from tests.models import LABELS, MAX_LENGTH, make_checkpoint, quiet, sentences
+from tests.models import KINDS, LABELS, MAX_LENGTH, corpus, make_checkpoint, quiet, sentences
 
 TEXTS = [*(str(text) for text in sentences(70, seed=4).texts), ""]  # two batches of the teacher's
 TASK = TextClassification(LABELS, MAX_LENGTH)
@@ -66,7 +67,8 @@ def test_only_what_is_missing_is_computed(teacher: Teacher, tmp_path: Path, aske
     third = teacher.targets(TEXTS, ("hidden0", "hidden1"), cache, quiet)
     assert asked == []
     assert same(first, second) and same(second, third)
-    assert files(tmp_path) == [f"targets/{name}.npy" for name in ("head-logits", "hidden0", "hidden1", "query2")]
+    kept = ("head-logits", "hidden0", "hidden1", "query2", "rows")
+    assert files(tmp_path) == [f"targets/{name}.npy" for name in kept]
 
 
 def cut(path: Path) -> None:
@@ -123,7 +125,7 @@ def test_an_interruption_leaves_no_file(teacher: Teacher, tmp_path: Path, monkey
     whole = teacher.targets(TEXTS, ("hidden1",), cache, quiet)
     with pytest.raises(KeyboardInterrupt):
         teacher.targets(TEXTS, ("hidden1", "hidden2"), cache, interrupt)
-    assert files(tmp_path) == ["targets/head-logits.npy", "targets/hidden1.npy"]
+    assert files(tmp_path) == ["targets/head-logits.npy", "targets/hidden1.npy", "targets/rows.npy"]
     assert [p.name for p in tmp_path.iterdir()] == ["targets"]
     assert same(whole, teacher.targets(TEXTS, ("hidden1", "hidden2"), cache, quiet))
 
@@ -155,3 +157,37 @@ def test_states_too_large_for_half_precision_are_refused(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="the teacher's hidden1 has values beyond the 65,504 of fp16"):
         Teacher(folder, TASK).targets(TEXTS, ("hidden1",), tmp_path / "targets", quiet)
     assert files(tmp_path / "targets") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_a_neighbour_has_are_copied(kind: str, tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
+    folder = make_checkpoint(tmp_path / "teacher", kind=kind, layers=3)
+    teacher = Teacher(folder, Student.load(folder).task)
+    texts = list(corpus(kind, 60, seed=4).texts)
+    alone = teacher.targets(texts[20:], ("hidden2",), tmp_path / "alone", quiet)
+    teacher.targets(texts[:40], ("hidden2", "hidden1"), tmp_path / "targets-a", quiet, "one teacher")
+    asked.clear()
+    found = teacher.targets(texts[20:], ("hidden2",), tmp_path / "targets-b", quiet, "one teacher")
+    assert len(asked) == 1  # one batch of the new texts
+    for name, values in (*found.heads.items(), *found.states.items()):
+        wanted = alone.heads.get(name, alone.states.get(name))
+        assert wanted is not None
+        # bf16 passes round by other batch mates.
+        assert np.allclose(values, wanted, atol=0.05, rtol=0.05), name
+    # Nothing is left to ask where every row is known; and everything where another teacher said it.
+    asked.clear()
+    teacher.targets(texts[30:50], ("hidden2",), tmp_path / "targets-c", quiet, "one teacher")
+    assert not asked
+    teacher.targets(texts[30:50], ("hidden2",), tmp_path / "targets-d", quiet, "another")
+    assert asked
+
+
+def test_a_damaged_neighbour_is_left_alone(teacher: Teacher, tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
+    teacher.targets(TEXTS, (), tmp_path / "targets-a", quiet, "t")
+    for name, texts in (("rows.npy", TEXTS[:9]), ("head-logits.npy", TEXTS[9:18])):
+        whole = (tmp_path / "targets-a" / name).read_bytes()
+        (tmp_path / "targets-a" / name).write_bytes(whole[:-8])
+        asked.clear()
+        teacher.targets(texts, (), tmp_path / f"targets-{name}", quiet, "t")
+        assert asked
+        (tmp_path / "targets-a" / name).write_bytes(whole)
