@@ -61,7 +61,7 @@ class _Lowering:
         parts = [found, places]
         if self.typed:
             # What another type than 0 adds: type 0 is in the positions already.
-            parts.append(g.op("Gather", [g.weight("types.weight", kinds - kinds[0]), "token_type_ids"], "types"))
+            parts.append(g.op("Gather", [g.weight("types.weight", kinds - kinds[0]), "token_type_ids"], "types_added"))
         return self.norm(parts, "embedding_norm", "embeddings")
 
     def norm(self, inputs: list[str], module: str, name: str) -> str:

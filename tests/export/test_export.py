@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from attar.distill.encoder import MATRICES
 from attar.distill.student import Student
 from attar.export import bundle as writer
 from attar.export import parity
+from attar.export.departure import departure
 from attar.export.onnx import to_onnx
 from attar.export.onnx.plain import export_plain
 from attar.runtime.engines.onnx import OnnxEngine
@@ -94,23 +96,38 @@ def test_parity_of_relu_layers(tmp_path: Path) -> None:
     parity.check(make_student(tmp_path / "relu", hidden_act="relu"), TEXTS)
 
 
-@pytest.mark.parametrize(
-    "name", ["layers.0.query.weight", "layers.1.ffn_out.bias", "words.weight", "heads.logits.classifier.bias"]
-)
+SABOTAGED = {
+    "layers.0.query.weight": r"The first inner value that departs is layers\.0\.query \(MatMul\), .* embeddings \(",
+    "layers.0.value.bias": r"is layers\.0\.output \(MatMul\), .* after layers\.0\.value \(MatMul\), which agrees",
+    "layers.1.ffn_out.bias": r"is layers\.1\.result \(LayerNormalization\), .* layers\.1\.ffn_out \(MatMul\)",
+    "words.weight": r"is words \(Gather\), by .*, after the inputs$",
+    "heads.logits.classifier.bias": r"at most 0.0001",
+}
+"""By the weight that is changed: where the message says that it begins. The bias of a product is added after it."""
+
+
+@pytest.mark.parametrize("name", SABOTAGED)
 def test_a_sabotaged_graph_is_found(name: str, student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     other = student.copy()
     with torch.no_grad():
         other.encoder.state_dict()[name].mul_(1.1).add_(0.05)
-    monkeypatch.setattr(writer, "to_onnx", lambda _: to_onnx(other))
-    with pytest.raises(ParityError, match=r"^batch 1: the exported graph departs from PyTorch by \d"):
+    monkeypatch.setattr(parity, "to_onnx", lambda _: to_onnx(other))
+    with pytest.raises(ParityError, match=r"^batch 1: the exported graph departs from PyTorch by \d") as caught:
         parity.check(student, TEXTS)
+    assert re.search(SABOTAGED[name], str(caught.value)), str(caught.value)
+
+
+@EVERY
+def test_no_inner_value_departs(kind: str, make: Make) -> None:
+    given = make(kind)
+    assert departure(given, to_onnx(given), given.encode(texts_of(kind)), 1e-5) == ""
 
 
 def test_a_graph_of_nan_is_found(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     other = student.copy()
     with torch.no_grad():
         other.encoder.heads["logits"].classifier.bias.fill_(float("nan"))
-    monkeypatch.setattr(writer, "to_onnx", lambda _: to_onnx(other))
+    monkeypatch.setattr(parity, "to_onnx", lambda _: to_onnx(other))
     with pytest.raises(ParityError, match="by nan"):
         parity.check(student, TEXTS)
 
