@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from attar.distill.distributions import masked_mean
-from attar.distill.mapping import layers_for
+from attar.distill.mapping import FREE, layers_for
 from attar.distill.method import Lesson, Method, Weighted, projection
 from attar.distill.student import Student
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Weighted):
-    """`match`: the teacher's layer (1-based) that each of the student's layers imitates, or how to choose them:
-    `even` or `last` (mapping.py), or `auto`, by how alike their states are (similarity.py)."""
+    """`match`: the teacher's layer (1-based; -1: none) that each of the student's layers imitates, or how to choose
+    them: `even` or `last` (mapping.py), or `auto`, by how alike their states are (similarity.py)."""
 
     match: tuple[int, ...] | str = "even"
 
@@ -34,20 +34,23 @@ def hidden_states(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 class _HiddenStates(Method):
     def __init__(self, taught: Supervision, layers: tuple[int, ...], width: int) -> None:
         super().__init__()
-        self.taught, self.layers = taught, layers
-        self.projections = nn.ModuleList(projection(width, taught.width(f"hidden{layer}")) for layer in layers)
+        self.taught = taught
+        self.pairs = [(own, layer) for own, layer in enumerate(layers) if layer != FREE]
+        self.projections = nn.ModuleList(projection(width, taught.width(f"hidden{layer}")) for _, layer in self.pairs)
 
     def forward(self, lesson: Lesson) -> Tensor:
         loss = lesson.found.hidden[0].new_zeros(()).float()
-        for mine, layer, project in zip(lesson.found.hidden, self.layers, self.projections, strict=True):
+        for (own, layer), project in zip(self.pairs, self.projections, strict=True):
+            mine = lesson.found.hidden[own]
             wanted, real = self.taught.states(f"hidden{layer}", lesson.batch, mine.shape[1])
             loss = loss + hidden_states(project(mine), wanted, real)
         return loss
 
 
 def needs(settings: Settings, student: Student, depth: int) -> tuple[str, ...]:
-    return tuple(f"hidden{layer}" for layer in layers_for(settings.match, student, depth))
+    return tuple(f"hidden{layer}" for layer in layers_for(settings.match, student, depth, free=True) if layer != FREE)
 
 
 def build(settings: Settings, student: Student, taught: Supervision, context: Context) -> Method:
-    return _HiddenStates(taught, layers_for(settings.match, student, taught.depth), student.encoder.shape.hidden)
+    layers = layers_for(settings.match, student, taught.depth, free=True)
+    return _HiddenStates(taught, layers, student.encoder.shape.hidden)

@@ -14,6 +14,7 @@ import torch
 
 import attar.distill.methods
 from attar.distill import distil
+from attar.distill.methods import hidden_states
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.distill.supervision import NONE
@@ -38,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "contrastive": {"use": "contrastive", "bank": 16, "temperature": 0.02},
     "patient": {"use": "patient", "last_layer": True},
     "hidden_states": {"use": "hidden_states"},
+    "hidden_states-last": {"use": "hidden_states", "match": (-1, 3)},
     "soft_targets": {"use": "soft_targets"},
     "labels": {"use": "labels"},
 }
@@ -166,6 +168,8 @@ def refused(given: dict[str, Any], student: Student, where: Context, match: str)
         ({"use": "attention", "distance": "cosine"}, "distance must be one of kl, mse, scores, not 'cosine'"),
         ({"use": "attention", "match": (0, 1)}, "0, the embeddings, has no attention"),
         ({"use": "attention", "match": (1, 4)}, "4 is not one of the teacher's 3 layers"),
+        ({"use": "attention", "match": (-1, 1)}, "-1 is not one of the teacher's 3 layers"),
+        ({"use": "hidden_states", "match": (-1, -1)}, "leaves every layer free"),
         ({"use": "embeddings", "distance": "kl"}, "distance must be one of cosine, mse, similarity, not 'kl'"),
         ({"use": "relations", "layer": 4}, "layer: 4 is not one of the teacher's 3 layers"),
         ({"use": "relations", "layer": 0}, "layer: 0 is not one"),
@@ -180,6 +184,11 @@ def refused(given: dict[str, Any], student: Student, where: Context, match: str)
 )
 def test_settings_that_are_refused(given: dict[str, Any], match: str, where: Context, pupil: Student) -> None:
     refused(given, pupil, where, match)
+
+
+def test_a_free_layer_asks_nothing_of_the_teacher(pupil: Student) -> None:
+    given = hidden_states.Settings(match=(-1, 3))
+    assert hidden_states.needs(given, pupil, 3) == ("hidden3",)
 
 
 def test_what_the_last_layer_does_not_compute_is_refused(kind: str, where: Context, pupil: Student) -> None:
