@@ -50,7 +50,7 @@ def read_table(path: Path, kind: str, *, labelled: bool) -> Table:
         return _read_csv(path, content, csv.excel)
     if ending == ".tsv":
         return _read_csv(path, content, csv.excel_tab)
-    return _read_json(path, content, kind) if ending == ".json" else _read_jsonl(path, content)
+    return _read_json(path, content, kind, labelled=labelled) if ending == ".json" else _read_jsonl(path, content)
 
 
 def _table(columns: tuple[str, ...], rows: list[Row]) -> Table:
@@ -136,14 +136,15 @@ def _read_csv(path: Path, content: str, dialect: type[csv.Dialect]) -> Table:
     return _table(tuple(header or ()), rows)
 
 
-def _read_json(path: Path, content: str, kind: str) -> Table:
+def _read_json(path: Path, content: str, kind: str, *, labelled: bool) -> Table:
     try:
         items = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: is not valid JSON ({error}); mend it, or name it .jsonl if it has an object a line"
         ) from error
-    if kind == "question-answering" and isinstance(items, dict):
+    # Without its labels, SQuAD's contexts and questions are texts for any task.
+    if isinstance(items, dict) and (kind == "question-answering" or ("data" in items and not labelled)):
         return _table(("question", "context", "answers"), list(_squad(path, items)))
     if not isinstance(items, list):
         raise DataError(f'{path}: must be a list of objects, as in [{{"text": "...", "label": "..."}}]')

@@ -23,8 +23,8 @@ RECIPES |= {f"{name}/{rung.name}": rung for name, rungs in LADDERS.items() for r
 def sources(recipe: Recipe) -> list[str]:
     """The files and assets that the recipe's [data] names."""
     d = recipe.data
-    groups = [(x,) if isinstance(x, str) else x for x in (d.train, d.unlabelled, d.dev, d.test, d.outside)]
-    return [name for group in groups if isinstance(group, tuple) for name in group]
+    groups = [(x,) if isinstance(x, str) else x for x in (d.train, d.dev, d.test, d.outside)]
+    return [name for group in groups if isinstance(group, tuple) for name in group] + [s.source for s in d.unlabelled]
 
 
 def case(name: str) -> object:
@@ -64,4 +64,4 @@ def test_its_data_reads_and_its_task_builds(name: str, tmp_path: Path, monkeypat
     parts = named_splits(task, data.splits)
     # Enough to measure a loss as small as a step may cost.
     assert min(len(parts.train), len(parts.dev), len(parts.test)) >= 150
-    assert bool(data.unlabelled.texts) == (recipe.data.unlabelled is not None or recipe.data.crops > 0)
+    assert bool(data.unlabelled.texts) == (bool(recipe.data.unlabelled) or recipe.data.crops > 0)

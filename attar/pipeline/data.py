@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from attar.distill.data.assets import resolve_data, resolve_model
 from attar.distill.data.augment import augmented
 from attar.distill.data.split import Splits, check_disjoint, join_answers, remove_overlap, split
+from attar.distill.data.unlabelled import Source, read_unlabelled
 from attar.distill.finetune import local_folder
 from attar.pipeline.recipe import Recipe
 from attar.runtime.data import Examples
@@ -40,10 +41,9 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
         whole = concatenated(found)
         return join_answers(whole) if kind == "question-answering" else whole
 
-    def plain(spec: str | tuple[str, ...] | None) -> Examples:
-        files = (spec,) if isinstance(spec, str) else spec or ()
-        found = [resolve_data(f, kind=kind, heads=heads, text=d.text_column, require_labels=False) for f in files]
-        return replace(concatenated(found), labels=None) if found else NOTHING
+    def plain(*sources: Source) -> Examples:
+        found = [read_unlabelled(source, kind=kind, heads=heads, text=d.text_column) for source in sources]
+        return concatenated(found) if found else NOTHING
 
     everything = labelled(override or d.train)
     if override is None and (isinstance(d.dev, str) or isinstance(d.test, str)):
@@ -59,7 +59,8 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
     if kind == "embeddings" and any(isinstance(text, tuple) for text in splits.train.texts):
         singles = flattened(splits.train)
         splits = replace(splits, train=remove_overlap(singles, flattened(splits.dev), flattened(splits.test)))
-    given = plain(d.unlabelled)
+    given = plain(*d.unlabelled)
+    _check_alike(splits.train, given)
     # The words of the pretrained encoder: it is at hand before the teacher is, and the student begins with them.
     extra = augmented(
         splits.train, d.augmentation, lambda: local_folder(resolve_model(recipe.teacher.model)),
@@ -67,7 +68,17 @@ def read_data(recipe: Recipe, override: str | None = None) -> Data:
     )  # fmt: skip
     extra = Examples(extra.texts + given.texts, None, given.source if given.texts else extra.source)
     rest = remove_overlap(extra, splits.train, splits.dev, splits.test)
-    return Data(splits, rest, plain(d.outside if override is None else None))
+    outside = (Source(d.outside),) if d.outside and override is None else ()
+    return Data(splits, rest, plain(*outside))
+
+
+def _check_alike(train: Examples, unlabelled: Examples) -> None:
+    """Raise DataError where a network that reads pairs would be taught on single texts, or the other way round."""
+    pairs = any(isinstance(text, tuple) for text in train.texts)
+    wrong = [text for text in unlabelled.texts if isinstance(text, tuple) != pairs]
+    if wrong:
+        wanted, found = ("pairs", "single texts") if pairs else ("single texts", "pairs")
+        raise DataError(f"{unlabelled.source}: unlabelled {wrong[0]!r}: training is on {wanted}, not on {found}")
 
 
 def read_for(

@@ -12,6 +12,7 @@ from typing import Any
 from attar.compress.gate import GateSettings
 from attar.distill import finetune
 from attar.distill.data.augment import Augmentation
+from attar.distill.data.unlabelled import Source
 from attar.distill.ensemble import WAYS
 from attar.distill.step import find, settings_of
 from attar.pipeline.tasks import TaskSettings, parse_task
@@ -23,15 +24,16 @@ class DataSettings:
     """Where the texts come from; `train` and `unlabelled` may be several files.
 
     `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files. `unlabelled` texts are for
-    distillation only, and so is what is made of each training text: `crops` random spans, `replacements` copies with
-    words near its own in the embeddings of the teacher's encoder, `ngrams` copies with words drawn from a bigram model.
+    distillation only: files or assets, or tables of one with a `column` of it, perhaps cut into `sentences`. So is what
+    is made of each training text: `crops` random spans, `replacements` copies with words near its own in the embeddings
+    of the teacher's encoder, `ngrams` copies with words drawn from a bigram model.
     `outside`: texts that belong to no class, from which the report tells how well a classifier's score sets them apart.
     """
 
     train: str | tuple[str, ...]
     dev: int | float | str = 0.1
     test: int | float | str = 0.2
-    unlabelled: str | tuple[str, ...] | None = None
+    unlabelled: tuple[Source, ...] = ()
     crops: int = 0
     replacements: int = 0
     ngrams: int = 0
@@ -170,8 +172,13 @@ def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
     for key in ("name", "data", "teacher"):
         if key not in record:
             raise SettingsError(f"the recipe lacks {key!r}")
-    data: DataSettings = settings_of(DataSettings, record["data"], "[data]")
+    data: DataSettings = settings_of(DataSettings, _with_sources(record["data"]), "[data]")
     task = parse_task(record.get("task", {}))
+    if task.kind == "question-answering" and any(each.column or each.sentences for each in data.unlabelled):
+        raise SettingsError(
+            "[data] unlabelled: question-answering reads pairs of question and context, not single texts; name files "
+            "of questions, without column and sentences"
+        )
     if task.kind == "question-answering" and (data.replacements or data.ngrams):
         raise SettingsError(
             "[data] replacements and ngrams do not go with question-answering: with other words in question or context "
@@ -187,6 +194,23 @@ def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
         bench=settings_of(BenchSettings, record.get("bench", {}), "[bench]"),
         text=text,
     )
+
+
+def _with_sources(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The [data] table with `unlabelled` as sources: one entry or a list of them, each a name or a table."""
+    given = data.get("unlabelled", [])
+    return {**data, "unlabelled": [_source(each) for each in (given if isinstance(given, list) else [given])]}
+
+
+def _source(given: object) -> Source:
+    table = {"source": given} if isinstance(given, str) else given
+    if not isinstance(table, dict) or "source" not in table:
+        raise SettingsError(
+            '[data] unlabelled: an entry is a file or an asset, or a table like { source = "notes.csv", column = '
+            f'"body", sentences = true }}, not {given!r}'
+        )
+    source: Source = settings_of(Source, table, "[data] unlabelled")
+    return source
 
 
 def _teacher(record: Mapping[str, Any]) -> TeacherSettings:
