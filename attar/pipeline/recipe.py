@@ -26,7 +26,8 @@ class DataSettings:
     `train` alone is split by `seed`; `dev` and `test` are counts, fractions or files. `unlabelled` texts are for
     distillation only: files or assets, or tables of one with a `column` of it, perhaps cut into `sentences`. So is what
     is made of each training text: `crops` random spans, `replacements` copies with words near its own in the embeddings
-    of the teacher's encoder, `ngrams` copies with words drawn from a bigram model.
+    of the teacher's encoder, `ngrams` copies with words drawn from a bigram model, `masks` copies with words that are
+    its mask token.
     `outside`: texts that belong to no class, from which the report tells how well a classifier's score sets them apart.
     """
 
@@ -37,13 +38,14 @@ class DataSettings:
     crops: int = 0
     replacements: int = 0
     ngrams: int = 0
+    masks: int = 0
     outside: str | None = None
     text_column: str | None = None
     label_column: str | None = None
     seed: int = 13
 
     def __post_init__(self) -> None:
-        for name in ("crops", "replacements", "ngrams"):
+        for name in ("crops", "replacements", "ngrams", "masks"):
             count = getattr(self, name)
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise SettingsError(f"[data] {name} must be a number of texts, 0 or more, not {count!r}")
@@ -51,7 +53,7 @@ class DataSettings:
     @property
     def augmentation(self) -> Augmentation:
         """What is made of the training texts."""
-        return Augmentation(self.crops, self.replacements, self.ngrams, self.seed)
+        return Augmentation(self.crops, self.replacements, self.ngrams, self.masks, self.seed)
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,10 @@ def parse(record: Mapping[str, Any], text: str = "") -> Recipe:
             "[data] unlabelled: question-answering reads pairs of question and context, not single texts; name files "
             "of questions, without column and sentences"
         )
-    if task.kind == "question-answering" and (data.replacements or data.ngrams):
+    if task.kind == "question-answering" and (data.replacements or data.ngrams or data.masks):
         raise SettingsError(
-            "[data] replacements and ngrams do not go with question-answering: with other words in question or context "
-            "there may be no answer; leave them out, and give more questions as unlabelled"
+            "[data] replacements, ngrams and masks do not go with question-answering: with other words in question or "
+            "context there may be no answer; leave them out, and give more questions as unlabelled"
         )
     return Recipe(
         name=str(record["name"]),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from attar.distill.data.resample import redrawn, replaced
+from attar.distill.data.resample import masked, redrawn, replaced
 from attar.distill.data.split import normalise
-from attar.distill.data.words import read_words
+from attar.distill.data.words import read_mask, read_words
 from attar.runtime.data import Examples
 from attar.runtime.tokenizer import Text
 
@@ -25,15 +25,16 @@ class Augmentation:
     crops: int = 0
     replacements: int = 0
     ngrams: int = 0
+    masks: int = 0
     seed: int = 13
 
 
 def augmented(train: Examples, wanted: Augmentation, model: Callable[[], Path], *apart: Examples) -> Examples:
     """The new texts, crops first. Seeded.
 
-    `model`: the folder with the word embeddings, asked for by replacements alone. Of what replacements and n-grams give
-    no text has the normal form of another new one, of one in `train` or of one `apart`: dev, test, other unlabelled
-    texts. Crops still have to be told apart from these.
+    `model`: the folder with word embeddings and tokenizer, asked for by replacements and masks alone. Of what these and
+    n-grams give no text has the normal form of another new one, of one in `train` or of one `apart`: dev, test, other
+    unlabelled texts. Crops still have to be told apart from these.
     """
     spans = crops(train, wanted.crops, wanted.seed)
     made: list[Iterator[list[Text]]] = []
@@ -41,6 +42,8 @@ def augmented(train: Examples, wanted: Augmentation, model: Callable[[], Path], 
         made.append(islice(replaced(train.texts, read_words(model()), wanted.seed), wanted.replacements))
     if wanted.ngrams:
         made.append(islice(redrawn(train.texts, wanted.seed), wanted.ngrams))
+    if wanted.masks:
+        made.append(islice(masked(train.texts, read_mask(model()), wanted.seed), wanted.masks))
     if not made:
         return spans
     seen = {normalise(text) for part in (train, spans, *apart) for text in part.texts}

@@ -1,4 +1,4 @@
-"""New texts by changing words of given ones: neighbours in embedding space, and draws from a bigram model.
+"""New texts by changing words of given ones: neighbours in embedding space, draws from a bigram model, masks.
 
 A text keeps its words' slots: what stands between the words, punctuation and spaces, stays as it is. Both texts of a
 pair are changed.
@@ -20,6 +20,8 @@ REPLACED = 0.4
 """The share of words that are replaced: p_t of TinyBERT (Jiao et al. 2020, algorithm 1)."""
 REDRAWN = 0.25
 """The share of words that are drawn anew: the rate of n-gram rules in Tang et al. (2019, section 3.3)."""
+MASKED = 0.1
+"""The share of words that are masked: p_mask of Tang et al. (2019, section 3.3)."""
 _WORD = re.compile(r"(\w+(?:['’]\w+)*)")
 
 
@@ -119,3 +121,12 @@ def redrawn(texts: Sequence[Text], seed: int) -> Iterator[list[Text]]:
                 else everything[int(chance[slot] * len(everything))]
             )
         yield slots.filled(names[np.array(made, np.int64)])
+
+
+def masked(texts: Sequence[Text], mask: str, seed: int) -> Iterator[list[Text]]:
+    """Copies without end of all texts: each word is, at a rate of `MASKED`, the tokenizer's mask token."""
+    slots = slots_of(texts)
+    given = np.array(slots.names, dtype=object)[slots.words] if slots.names else np.array([], dtype=object)
+    rng = np.random.default_rng(seed)
+    while True:
+        yield slots.filled(np.where(rng.random(len(given)) < MASKED, mask, given))

@@ -1,4 +1,5 @@
-"""The whole words of a WordPiece vocabulary, the encoder's own embeddings of them, and which are near each other."""
+"""What a model folder knows of words: those of a WordPiece vocabulary with the encoder's own embeddings, which of them
+are near each other, and the token that stands for a masked one."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ from attar.runtime.errors import ModelError, SettingsError
 
 NEIGHBOURS = 15
 """How many candidates a word has: K of TinyBERT (Jiao et al. 2020, algorithm 1)."""
+
+MASKS = ("[MASK]", "<mask>")
+"""Of all families that are imported."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,19 @@ def read_words(folder: Path) -> Words:
     # Pieces inside words start with ##, so no letters alone; of an id there may be no row in a table cut short.
     whole = sorted((i, w) for w, i in model["vocab"].items() if w.isalpha() and w not in added and i < len(table))
     return Words(tuple(w for _, w in whole), table[[i for i, _ in whole]])
+
+
+def read_mask(folder: Path) -> str:
+    """The mask token as it is written in a text; `SettingsError` where the tokenizer reads none there."""
+    # Added tokens are found in a text before it is split; one of the vocabulary alone is cut at its brackets.
+    added = {token["content"] for token in json.loads(read_tokenizer(folder)).get("added_tokens") or ()}
+    for name in MASKS:
+        if name in added:
+            return name
+    raise SettingsError(
+        f"[data] masks needs a tokenizer with a mask token, and that of {folder} reads neither {' nor '.join(MASKS)}; "
+        "leave masks out"
+    )
 
 
 def _embeddings(folder: Path) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from attar.distill.data.augment import Augmentation, augmented
 from attar.distill.data.neighbours import nearest
-from attar.distill.data.resample import redrawn, replaced, slots_of
+from attar.distill.data.resample import masked, redrawn, replaced, slots_of
 from attar.distill.data.split import normalise
-from attar.distill.data.words import Words, read_words
+from attar.distill.data.words import Words, read_mask, read_words
 from attar.pipeline.data import read_data
 from attar.pipeline.recipe import parse
 from attar.runtime.data import Examples
 from attar.runtime.errors import ModelError, SettingsError
-from tests.models import BAD, GOOD, NOISE, NOUNS, SPECIALS, make_checkpoint, sentences
+from tests.models import BAD, GOOD, NOISE, NOUNS, SPECIALS, make_checkpoint, sentences, tokenizer
 
 # Vectors on a half circle, so that the angle between two words says how near they are.
 ANGLES = {"good": 0, "fine": 10, "Good": 15, "great": 30, "bad": 170, "dull": 150}
@@ -113,6 +113,32 @@ def test_drawn_words_follow_the_word_before_or_back_off() -> None:
     assert 0.13 < changed < 0.2  # a quarter is drawn anew, and a third of all words are x: 1/6, deviation 0.012
 
 
+def test_a_tenth_of_the_words_is_masked_and_the_rest_stays() -> None:
+    texts = ("It's a--ok, so!", ("bad  film", "-- dull"), "", "?!")
+    words = [["It's", "a", "ok", "so"], ["bad", "film"], ["dull"]]
+    count = 0
+    for copy in islice(masked(texts, "[MASK]", seed=1), 600):
+        single, pair, *rest = copy
+        assert isinstance(single, str) and isinstance(pair, tuple) and rest == ["", "?!"]
+        for text, own, form in zip((single, *pair), words, ("{} {}--{}, {}!", "{}  {}", "-- {}"), strict=True):
+            fits = [[word, "[MASK]"] for word in own]
+            assert text in {form.format(*choice) for choice in product(*fits)}
+        count += sum(text.count("[MASK]") for text in (single, *pair))
+    assert 0.08 < count / (600 * 7) < 0.12  # a tenth is expected; 4,200 words have a deviation of 0.005
+    assert list(islice(masked((), "[MASK]", seed=1), 1)) == [[]]
+
+
+def test_the_mask_is_one_that_the_tokenizer_reads(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "m"))
+    with pytest.raises(SettingsError, match=r"masks needs a tokenizer with a mask token.*\[MASK\] nor <mask>; leave"):
+        read_mask(folder)  # it is in the vocabulary, but a text that holds it is split at the brackets
+    for mask in ("[MASK]", "<mask>"):
+        words = tokenizer()
+        words.add_special_tokens([mask])
+        (folder / "tokenizer.json").write_text(words.to_str())
+        assert read_mask(folder) == mask
+
+
 def test_slots_hold_words_with_their_apostrophes() -> None:
     slots = slots_of(("It's a--ok", ""))
     assert slots.names == ["It's", "a", "ok"]
@@ -127,7 +153,7 @@ def test_slots_hold_words_with_their_apostrophes() -> None:
 def test_no_new_text_is_old_or_repeated(
     model: Path, train: list[str], dev: list[str], replacements: int, ngrams: int, crops: int, seed: int
 ) -> None:
-    wanted = Augmentation(crops, replacements, ngrams, seed)
+    wanted = Augmentation(crops, replacements, ngrams, seed=seed)
     data, held = Examples(tuple(train), None, "train"), Examples(tuple(dev), None, "dev")
     found = augmented(data, wanted, lambda: model, held).texts
     assert found == augmented(data, wanted, lambda: model, held).texts
@@ -136,6 +162,21 @@ def test_no_new_text_is_old_or_repeated(
     forms = [normalise(text) for text in found[len(spans) :]]
     assert len(set(forms)) == len(forms) <= (replacements + ngrams) * len(train)
     assert not set(forms) & {normalise(text) for text in (*train, *dev, *spans)}
+
+
+def test_masks_are_new_texts_of_a_recipe(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "m"))
+    words = tokenizer()
+    words.add_special_tokens(["[MASK]"])
+    (folder / "tokenizer.json").write_text(words.to_str())
+    plain = sentences(60)
+    rows = [f'"{text}",{label}' for text, label in zip(plain.texts, plain.labels or (), strict=True)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    record = {"name": "x", "teacher": {"model": str(folder)}, "data": {"train": str(tmp_path / "train.csv")}}
+    found = read_data(parse({**record, "data": {**record["data"], "masks": 2}}))  # type: ignore[dict-item]
+    assert found == read_data(parse({**record, "data": {**record["data"], "masks": 2}}))  # type: ignore[dict-item]
+    assert len(found.unlabelled) > len(found.splits.train)
+    assert all("[MASK]" in text for text in found.unlabelled.texts)
 
 
 def test_the_recipe_asks_for_new_texts(model: Path, tmp_path: Path) -> None:
@@ -161,6 +202,8 @@ def test_the_recipe_asks_for_new_texts(model: Path, tmp_path: Path) -> None:
     [
         ({"replacements": -1}, {}, r"\[data\] replacements must be a number of texts, 0 or more, not -1"),
         ({"ngrams": 0.5}, {}, r"\[data\] ngrams must be a number of texts, 0 or more, not 0\.5"),
+        ({"masks": "1"}, {}, r"\[data\] masks must be a number of texts, 0 or more, not '1'"),
+        ({"masks": 1}, {"kind": "question-answering"}, "ngrams and masks do not go with question-answering"),
         ({"crops": True}, {}, r"\[data\] crops must be a number of texts, 0 or more, not True"),
         ({"ngrams": 1}, {"kind": "question-answering"}, "do not go with question-answering: .* leave them out"),
     ],
