@@ -42,6 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "hidden_states-last": {"use": "hidden_states", "match": (-1, 3)},
     "soft_targets": {"use": "soft_targets"},
     "labels": {"use": "labels"},
+    "mixup": {"use": "mixup", "layer": 1},
 }
 EVERY = pytest.mark.parametrize("name", METHODS)
 ROWS = list(range(12))
@@ -94,7 +95,7 @@ def test_training_lowers_the_loss(name: str, where: Context, pupil: Student) -> 
     assert 0 < after < 0.9 * before
 
 
-OTHER_MINIMUM = {"labels", "contrastive", "relations-middle"}
+OTHER_MINIMUM = {"labels", "contrastive", "relations-middle", "mixup"}
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - OTHER_MINIMUM))
@@ -129,7 +130,7 @@ def test_nothing_to_learn_from_is_no_nan(name: str, unknown: bool, where: Contex
     method = built(given, student, by, where)
     found = method(lesson(student.encoder, method, by, rows))
     assert found.shape == () and torch.isfinite(found)
-    if unknown and given["use"] not in {"logits", "soft_targets", "labels"}:
+    if unknown and given["use"] not in {"logits", "soft_targets", "labels", "mixup"}:
         assert found.item() == 0
     if found.requires_grad:
         found.backward()
