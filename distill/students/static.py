@@ -5,18 +5,25 @@ The table starts as model2vec's does (Tulkens & van Dongen 2024): every token pa
 alone, principal components make the results narrow, and frequent tokens weigh less (SIF, Arora et al. 2017, section
 3). `bigrams` adds embeddings of hashed pairs of neighbours (fastText, Joulin et al. 2017, section 2.1), which tell
 "not good" from "good".
+
+With `vectors` the table starts from GloVe's or others' vectors of words instead (Pennington et al. 2014). A piece that
+is a whole word starts at the word's vector, a piece of words alone at the mean of the vectors of the words that are
+spelled with it, and what is in no word, such as [CLS], at the mean of all these.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from attar.distill.data.vectors import Vectors, read_vectors
 from attar.distill.heads import HeadShape, OutputHead, Outputs, head_shape
 from attar.distill.network import Network
 from attar.distill.step import Context
@@ -24,7 +31,7 @@ from attar.distill.student import Student
 from attar.distill.students.encoder import principal
 from attar.distill.students.table import at_scale_1
 from attar.distill.trainer import autocast, seed_everything
-from attar.runtime.errors import SettingsError
+from attar.runtime.errors import DataError, SettingsError
 
 PRIME = 31337
 """Neighbours a, b share the row (a * PRIME + b) mod `bigrams`."""
@@ -34,11 +41,14 @@ FREQUENT = 1e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """`width` of the token embeddings, `hidden` neurons of the MLP, `bigrams` rows for pairs of tokens (0: none)."""
+    """`width` of the token embeddings, at most that of what they start from; `hidden` neurons of the MLP, `bigrams`
+    rows for pairs of tokens (0: none). `vectors` to start from: asset:glove-6b-50d, a text file with `word v1 v2 ...` a
+    line, or a folder of an .npy and its words; empty: the given transformer's states."""
 
     width: int = 256
     hidden: int = 256
     bigrams: int = 0
+    vectors: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,7 +116,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
             f"a static student says one thing of a whole text, and {wrong[0]!r} needs a state for every token or a "
             "vector like the teacher's; use another student"
         )
-    states = token_states(student)
+    states = from_words(student, read_vectors(settings.vectors)) if settings.vectors else token_states(student)
     width = min(settings.width, states.shape[1])
     shape = StaticShape(
         len(states), width, settings.hidden, student.task.max_length,
@@ -134,6 +144,42 @@ def token_states(student: Student, size: int = 512) -> Tensor:
         with torch.no_grad(), autocast(True):
             found.append(encoder(ids, torch.ones_like(ids)).hidden[-1][:, 0].float())
     return torch.cat(found)
+
+
+def from_words(student: Student, vectors: Vectors) -> Tensor:
+    """(V, D): a vector for every piece of the student's tokenizer, as the module says."""
+    backend = Tokenizer.from_buffer(student.tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    table, width = torch.from_numpy(vectors.table), vectors.table.shape[1]
+    sums, counts = torch.zeros(student.encoder.shape.vocab, width), torch.zeros(student.encoder.shape.vocab, 1)
+    whole: dict[int, int] = {}
+    special = _specials(student.tokenizer, backend)
+    for start in range(0, len(vectors.words), 10_000):
+        # Behind a space, as within a text: some tokenizers have other pieces there.
+        words = [f" {word}" for word in vectors.words[start : start + 10_000]]
+        spelled = [encoding.ids for encoding in backend.encode_batch_fast(words, add_special_tokens=False)]
+        for row, ids in enumerate(spelled, start):
+            if len(ids) == 1 and ids[0] not in special:
+                whole.setdefault(ids[0], row)  # of words that only differ in case or accents the first
+        pieces = torch.tensor([i for ids in spelled for i in ids], dtype=torch.long)
+        lengths = torch.tensor([len(ids) for ids in spelled])
+        sums.index_add_(0, pieces, table[start : start + len(words)].repeat_interleave(lengths, 0))
+        counts.index_add_(0, pieces, torch.ones(len(pieces), 1))
+    if not whole:
+        raise DataError("vectors: none of their words is a piece of the student's tokenizer; give others")
+    result = sums / counts.clamp_min(1)
+    result[list(whole)] = table[list(whole.values())]
+    known = counts[:, 0] > 0
+    result[~known] = result[known].mean(0)
+    return result
+
+
+def _specials(source: bytes, backend: Tokenizer) -> set[int | None]:
+    """Ids that stand for no word of their own: marks, and what stands for words that cannot be read."""
+    record = json.loads(source)
+    marks = {token["id"] for token in record.get("added_tokens") or ()}
+    return {*marks, backend.token_to_id(record["model"].get("unk_token") or "")}
 
 
 def sif(student: Student, context: Context) -> Tensor:
