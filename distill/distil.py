@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attar.distill import processes
 from attar.distill.checkpoint import depth_of
 from attar.distill.encoder import resized
 from attar.distill.method import Lesson, Method, Weighted, find_method, known
@@ -24,6 +25,8 @@ from attar.distill.trainer import Schedule, namer, seed_everything, train
 from attar.distill.watch import watched
 from attar.runtime.errors import SettingsError
 
+TOGETHER = True
+"""Several processes train one student (processes.py)."""
 DEFAULT: tuple[Mapping[str, Any], ...] = ({"use": "soft_targets"}, {"use": "labels", "weight": 0.2})
 
 
@@ -91,7 +94,8 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     def loss_of(rows: list[int], progress: float) -> Tensor:
         batch = taught.batch(rows)
         with watched(network, [name for _, m in methods for name in m.watches]) as inner:
-            lesson = Lesson(batch, network(*batch.inputs), inner)
+            found = processes.outputs_of(network, batch.inputs, inner)
+        lesson = Lesson(batch, found, inner)
         losses = [own.at(progress) * method(lesson) for own, method in methods]
         return torch.stack([loss.float() for loss in losses]).sum()
 

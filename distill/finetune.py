@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from attar.distill import processes
 from attar.distill.batches import collate, gather
 from attar.distill.checkpoint import read_config, read_tokenizer
 from attar.distill.huggingface import HuggingFace
@@ -59,7 +60,10 @@ def finetune(
     base: Path | str, task: Task, data: Examples, settings: Settings, out: Path, progress: Progress,
     checkpoints: Checkpoints | None = None,
 ) -> None:  # fmt: skip
-    """Trains `base` on labelled texts and writes config.json, model.safetensors and the tokenizer to `out`."""
+    """Trains `base` on labelled texts and writes config.json, model.safetensors and the tokenizer to `out`.
+
+    Of several processes the first one writes.
+    """
     if data.labels is None:
         raise DataError(
             f"{data.source} has no labels to fine-tune with; give labels, or a teacher with fine_tuned = true"
@@ -84,7 +88,8 @@ def finetune(
     keeper = Keeper(checkpoints, model, about) if checkpoints else None
     named = namer(encoded, data.texts)
     train(groups, [len(r) for r in encoded.ids], loss_of, schedule, progress, keeper=keeper, text_of=named)
-    _save(model.eval(), folder, out)
+    if processes.leads():
+        _save(model.eval(), folder, out)
 
 
 def _loss(model: HuggingFace, encoded: Encoded, data: Examples) -> Callable[[list[int], float], torch.Tensor]:
@@ -93,7 +98,7 @@ def _loss(model: HuggingFace, encoded: Encoded, data: Examples) -> Callable[[lis
 
     def loss_of(chosen: list[int], _: float) -> torch.Tensor:
         batch = collate(encoded, chosen, model.pad_id)
-        found = model(*batch.inputs).heads
+        found = processes.outputs_of(model, batch.inputs).heads
         width = batch.ids.shape[1]
         losses = [
             hard(h, found[h.name].float(), gather(targets[h.name], chosen, width, IGNORED), batch.mask)

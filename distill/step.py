@@ -55,7 +55,11 @@ class Context:
 
 
 class Step(Protocol):
-    """The shape of a step's module."""
+    """The shape of a step's module.
+
+    Where it says `TOGETHER = True`, several processes call `apply` with the same arguments, for it trains by
+    `trainer.train`, and come to the same student; of any other step only the first process does.
+    """
 
     Settings: type[Any]
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attar.distill import processes
 from attar.distill.resume import Keeper
 from attar.runtime.cpu import instruction_sets
 from attar.runtime.errors import AttarError
@@ -104,6 +105,8 @@ def train(
 
     `parameters` may be groups, `{"params": [...], "rate": 1.0}`: each learns at `rate` times the learning rate.
     With a `keeper` training goes on from its checkpoint, to the same bits on a CPU, and removes it when it is done.
+    Of several processes (processes.py) each takes its share of every batch where `loss_of` runs the network through
+    `outputs_of`; the first one keeps the checkpoint that all go on from.
 
     Raises:
         TrainingError: loss or gradient became NaN or infinite; names the step and, by `text_of`, the first text of the
@@ -112,6 +115,7 @@ def train(
     optimiser, rng = _adamw(parameters, schedule), random.Random(schedule.seed)
     total = max(1, round(schedule.epochs * math.ceil(len(lengths) / schedule.batch_size)))
     now = _start(keeper, optimiser, rng, total, progress)
+    processes.agree((now.step, total, sum(lengths)), "the step, the steps in all or the tokens of the data")
     while now.step < total:
         now.queue = now.queue or bucketed(lengths, schedule.batch_size, rng)
         rows = now.queue.pop()
@@ -120,11 +124,11 @@ def train(
         if wrong := _update(loss, optimiser, schedule, now.step, total):
             raise TrainingError(_diverged(wrong, now.step + 1, total, text_of(rows[0]) if text_of else "", keeper))
         now.took(loss.item(), now.step >= schedule.warmup * total)
-        if keeper and keeper.due:
+        if keeper and processes.leads() and keeper.due:
             keeper.save(asdict(now), optimiser, rng)
         if now.step % 20 == 1 or now.step == total:
             progress(now.step / total, now.line(total, keeper.trouble if keeper else ""))
-    if keeper:
+    if keeper and processes.leads():
         keeper.remove()
     return now.mean
 
@@ -160,6 +164,7 @@ def _update(loss: Tensor, optimiser: torch.optim.Optimizer, schedule: Schedule, 
         group["lr"] = schedule.learning_rate * rate * group.get("rate", 1.0)
     loss.backward()
     chosen = [p for group in optimiser.param_groups for p in group["params"]]
+    processes.mean_gradients(chosen)
     # An infinite gradient would spoil the weights, and the next checkpoint, before any loss shows it.
     if not math.isfinite(norm := torch.nn.utils.clip_grad_norm_(chosen, schedule.clip).item()):
         return f"the gradient became {norm}"

@@ -9,10 +9,10 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
-from attar.runtime.errors import AttarError, MissingExtraError
+from attar.runtime.errors import AttarError, MissingExtraError, SettingsError
 from attar.runtime.version import __version__
 
 VERBS = (
@@ -31,6 +31,9 @@ VERBS = (
     "doctor",
     "fetch",
 )
+
+# Those that several processes can do together.
+TRAINING = ("run", "ladder", "distill")
 
 # The extra that brings each optional package.
 EXTRAS = {
@@ -69,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one attar command and return its exit code; an expected failure is one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(arguments)
+        with _together(arguments):
+            code = _dispatch(arguments)
         sys.stdout.flush()  # a closed pipe shows itself here and not at interpreter exit
         return code
     except AttarError as error:
@@ -84,6 +88,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return PIPE_CLOSED
+
+
+@contextlib.contextmanager
+def _together(arguments: list[str]) -> Iterator[None]:
+    """Joins the processes that a launcher has started, where it has; all but the first of them are silent."""
+    size = os.environ.get("WORLD_SIZE")
+    # What accelerate sets where it is told `--cpu --num_processes 2`, and starts a single process.
+    if size is None and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
+        raise SettingsError(
+            "accelerate has started one process: with --cpu it needs mpirun for more; say "
+            "`accelerate launch --multi_gpu --num_processes N`, which starts them on CPUs too, or use torchrun"
+        )
+    if size in (None, "1"):
+        yield
+        return
+    if not arguments or arguments[0] not in TRAINING:
+        raise SettingsError(f"only {', '.join(TRAINING)} are shared out among processes: start one process of attar")
+    from attar.distill import processes
+
+    with processes.joined(), contextlib.ExitStack() as stack:
+        if not processes.leads():
+            silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+            stack.enter_context(contextlib.redirect_stderr(silence))
+        yield
 
 
 def load_verb(name: str) -> Verb:

@@ -34,13 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print what each step gave."""
+    from attar.distill import processes
     from attar.pipeline import parts
     from attar.pipeline.fit import task_in
     from attar.pipeline.progress import Console
     from attar.pipeline.recipe import read_recipe
 
     recipe = read_recipe(args.recipe) if args.recipe else None
-    records = parts.distil(args.teacher, corpus(args, task_in(args.teacher), recipe), recipe, args.out, Console())
+    with processes.in_turn():
+        given = corpus(args, task_in(args.teacher), recipe)
+    records = parts.distil(args.teacher, given, recipe, args.out, Console())
     show(records, args.out, args.json)
     return 0
 

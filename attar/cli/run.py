@@ -17,13 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from attar.distill import processes
     from attar.pipeline.progress import Console
     from attar.pipeline.recipe import read_recipe
     from attar.pipeline.report import table
     from attar.pipeline.run import Run
 
     recipe = read_recipe(args.recipe)
-    job = Run(recipe, args.out, Console(), data=args.data, allow_failed_gate=args.allow_failed_gate)
+    with processes.in_turn():
+        job = Run(recipe, args.out, Console(), data=args.data, allow_failed_gate=args.allow_failed_gate)
     report = job()
     print(json.dumps(report, ensure_ascii=False) if args.json else table(report))
     if not args.json:

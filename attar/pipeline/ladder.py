@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from attar.distill import processes
 from attar.pipeline import charts
 from attar.pipeline.markup import cells, decimal, heading, safe, table
 from attar.pipeline.progress import Console
@@ -45,10 +46,12 @@ def climb(recipes: Sequence[Recipe], out: Path, console: Console, data: str | No
     for recipe in recipes:
         console.line(f"rung {recipe.name}")
         try:
-            run = Run(recipe, out / recipe.name, console, data=data, allow_failed_gate=True, home=out)
+            with processes.in_turn():
+                run = Run(recipe, out / recipe.name, console, data=data, allow_failed_gate=True, home=out)
             report = run()
         except AttarError as error:
-            if len(recipes) == 1 or not (out / "teacher").is_dir():
+            # Several processes may be at different places when one fails, and could not go on in step.
+            if len(recipes) == 1 or not (out / "teacher").is_dir() or processes.several():
                 raise
             console.line(f"rung {recipe.name} failed: {error}")
             rungs.append(Rung(recipe.name, failed=str(error)))
@@ -64,7 +67,8 @@ def climb(recipes: Sequence[Recipe], out: Path, console: Console, data: str | No
         "teacher_p50_ms": round(median(teacher_p50(r) for r in reports), 4),
         "rungs": [asdict(rung) | {"front": rung.name in best} for rung in rungs],
     }  # fmt: skip
-    write(record, out)
+    if processes.leads():
+        write(record, out)
     return record
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from attar.compress.gate import GateSettings, Verdict, judge_all, worst
 from attar.compress.quantize import int8
 from attar.distill import distil as distillation
+from attar.distill import processes
 from attar.distill.data.assets import resolve_model
 from attar.distill.data.augment import Augmentation, augmented
 from attar.distill.data.split import remove_overlap, split
@@ -129,7 +130,9 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
             raise SettingsError(f"the recipe {recipe.name!r} has no distill step before its first compress step")
     material = corpus.material(student.task, folder, recipe)
     found, records = apply(student, material, specs, out, console, quantizes=recipe is not None and recipe.quantizes)
-    found.save(out)
+    if processes.leads():
+        found.save(out)
+    processes.wait()
     return records
 
 
@@ -262,11 +265,17 @@ def vacant(out: Path, marker: str) -> Path:
 
 @contextmanager
 def workplace(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`: the same disk, so that large caches fit where the result does."""
+    """A temporary folder beside `out`: the same disk, so that large caches fit where the result does.
+
+    Of several processes the first one makes it for all.
+    """
+    place: AbstractContextManager[str] = nullcontext("")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        place = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
+        if processes.leads():
+            place = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
     except OSError as error:
         raise SettingsError(f"cannot write to {out.parent} ({error.strerror}); choose another --out") from error
     with place as root:
-        yield Path(root)
+        yield Path(processes.told(root))
+        processes.wait()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from attar.compress.gate import sentence
+from attar.distill import processes
 from attar.distill.checkpoint import TASK
 from attar.distill.data.assets import resolve_model
 from attar.distill.finetune import finetune, local_folder
@@ -105,7 +106,8 @@ class Run:
             report["overhead"] = measured["overhead"]
             report["bundle"] = bundle_info(self.out / "bundle", measured)
         report["seconds"] = round(time.monotonic() - self.started, 1)
-        write_report(report, self.out)
+        if processes.leads():
+            write_report(report, self.out)
         if final is None:
             left = f"; {self.out / 'bundle'} is of an earlier run" if (self.out / "bundle").exists() else ""
             raise GateError(
@@ -134,7 +136,7 @@ class Run:
         key = key_of(
             folder_digest(self.base), spec.fine_tuned, asdict(spec.settings), self.task.to_json(), train.digest()
         )
-        folder, _ = self.shared.run("teacher", key, work)
+        folder, _ = self.shared.run("teacher", key, work, together=not spec.fine_tuned)
         publish(folder / "teacher", self.home / "teacher")
         return folder / "teacher"
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from attar.compress.quantize.plan import QuantPlan
+from attar.distill import processes
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.ensemble import Ensemble, combined
 from attar.distill.resume import Checkpoints
@@ -153,7 +154,8 @@ class Runner:
         about = key_of(teacher_key, teacher.task.to_json())
         key = key_of(teacher_key, m.train.digest(), m.unlabelled.digest(), teacher.task.to_json())
         texts = m.train.texts + m.unlabelled.texts
-        return teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress, about)
+        with processes.in_turn():
+            return teacher.targets(texts, states, self.targets / f"targets-{key}", self.console.progress, about)
 
     def run(
         self, start: Callable[[], Student], start_key: str, specs: Sequence[StepSpec], max_length: int,
@@ -170,7 +172,7 @@ class Runner:
                 key, spec.use, asdict(spec.settings), spec.max_loss, spec.must_pay, self.material.digest()
             )
             work = self._work(load, spec, before, max_length, self.stages.checkpoints(name, step_key))
-            folder, result = self.stages.run(name, step_key, work)
+            folder, result = self.stages.run(name, step_key, work, together=getattr(find(spec.use), "TOGETHER", False))
             record = {**result, "name": name, "cached": self.stages.cached[name], "seconds": self.stages.seconds[name]}
             records.append(record)
             verdict = "kept" if record["kept"] else "dropped"
@@ -187,6 +189,8 @@ class Runner:
             self.console.line(f"{spec.use} ...")
             student, context = load(), self.context(max_length, checkpoints)
             after = find(spec.use).apply(student, spec.settings, context)
+            if not processes.leads():
+                return {}
             record = self._measure(student, after, spec, before)
             (after if record["kept"] else student).save(folder / "student")
             return record
