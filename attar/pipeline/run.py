@@ -108,6 +108,7 @@ class Run:
         report["seconds"] = round(time.monotonic() - self.started, 1)
         if processes.leads():
             write_report(report, self.out)
+        processes.wait()  # a launcher ends them all as soon as one fails, and the report must be whole by then
         if final is None:
             left = f"; {self.out / 'bundle'} is of an earlier run" if (self.out / "bundle").exists() else ""
             raise GateError(
