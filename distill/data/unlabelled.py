@@ -40,7 +40,7 @@ class Source:
 def read_unlabelled(
     source: Source, *, kind: str, heads: Sequence[tuple[str, str, str]] = (), text: str | None = None
 ) -> Examples:
-    """The texts of an entry. Of a column or of sentences each is there once: documents and quotations come again.
+    """The texts of an entry. Of sentences each is there once: documents quote, and come again.
 
     `kind`, `heads`, `text`: the task's, by which an entry without a column is read. Raises DataError for a column that
     is not there, for pairs to be cut, and where no sentence is left.
@@ -52,11 +52,9 @@ def read_unlabelled(
     else:
         # As a tagger reads it: a column of texts, or of tokens.
         found = read_texts(source.source, kind="token-classification", text=source.column)
-    if source.sentences:
-        found = replace(found, texts=tuple(_sentences(source, found.texts)))
-    elif source.column is None:
+    if not source.sentences:
         return found
-    return replace(found, texts=tuple(dict.fromkeys(found.texts)))
+    return replace(found, texts=tuple(dict.fromkeys(_sentences(source, found.texts))))
 
 
 def _sentences(source: Source, texts: Iterable[Text]) -> list[str]:

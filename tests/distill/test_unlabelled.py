@@ -47,15 +47,15 @@ def test_a_sentence_is_a_part_of_its_text(text: str) -> None:
         assert sentences(sentence) == [sentence]
 
 
-def test_a_column_of_texts_is_read_once_each_and_in_order(tmp_path: Path) -> None:
+def test_a_column_of_texts_is_read_as_it_stands(tmp_path: Path) -> None:
     rows = [
         {"question": "q", "context": c, "answers": []} for c in (DOCUMENT, "Another document stands here.", DOCUMENT)
     ]
     name = lines(tmp_path / "a.jsonl", *rows)
-    assert read(Source(name, "context")) == (DOCUMENT, "Another document stands here.")
+    assert read(Source(name, "context")) == (DOCUMENT, "Another document stands here.", DOCUMENT)
     assert read(Source(name, "context", sentences=True)) == (*CUT, "Another document stands here.")
     (tmp_path / "a.csv").write_text("id,body\n1,x y\n2,x y\n")
-    assert read(Source(str(tmp_path / "a.csv"), "body")) == ("x y",)
+    assert read(Source(str(tmp_path / "a.csv"), "body")) == ("x y", "x y")
 
 
 def test_tokens_are_joined_by_spaces_whatever_the_task(tmp_path: Path) -> None:
