@@ -35,7 +35,8 @@ class LayerShape:
 @dataclass(frozen=True)
 class EncoderShape:
     """Sizes of the whole network; `types` is how many token types it knows, `relative` how many buckets of distances
-    have a bias of their own in attention (0: no distance has)."""
+    have a bias of their own in attention (0: no distance has), `word_rank` the width of factorized word embeddings (0:
+    they are whole)."""
 
     kind: ClassVar[str] = "encoder"
     vocab: int
@@ -47,6 +48,7 @@ class EncoderShape:
     activation: str = "gelu"
     eps: float = 1e-12
     relative: int = 0
+    word_rank: int = 0
 
     @property
     def first_only(self) -> bool:
@@ -55,9 +57,8 @@ class EncoderShape:
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
-        if not self.relative:
-            del record["relative"]  # as before there was any: the digest of a student without it stays what it was
-        return record
+        # As before there were any: the digest of a student without them stays what it was.
+        return {k: v for k, v in record.items() if v or k not in ("relative", "word_rank")}
 
 
 class LowRank(nn.Module):
@@ -135,7 +136,8 @@ class Encoder(Network):
     def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
         self.shape = shape
-        self.words = nn.Embedding(shape.vocab, shape.hidden)
+        self.words = nn.Embedding(shape.vocab, shape.word_rank or shape.hidden)
+        self.words_up = nn.Linear(shape.word_rank, shape.hidden, bias=False) if shape.word_rank else nn.Identity()
         self.positions = nn.Embedding(shape.positions, shape.hidden)
         self.types = nn.Embedding(shape.types, shape.hidden)
         self.embedding_norm = nn.LayerNorm(shape.hidden, eps=shape.eps)
@@ -151,7 +153,7 @@ class Encoder(Network):
         if ids.shape[1] > self.shape.positions:
             raise ModelError(f"{ids.shape[1]} tokens, but the model has {self.shape.positions} positions")
         kinds = self.types.weight[0] if types is None else self.types(types.clamp_max(self.shape.types - 1))
-        x = self.embedding_norm(self.words(ids) + self.positions.weight[: ids.shape[1]] + kinds)
+        x = self.embedding_norm(self.words_up(self.words(ids)) + self.positions.weight[: ids.shape[1]] + kinds)
         bias = (1.0 - mask[:, None, None, :].float()) * -1e4
         relative = self.shape.relative
         places = relative_buckets(ids.shape[1], relative).to(ids.device) if relative else None

@@ -38,7 +38,8 @@ class Shape(Protocol):
 
 
 class Network(nn.Module):
-    """The base of every network. `words` are its token embeddings (V, E)."""
+    """The base of every network. `words` are its token embeddings (V, E), however wide the states that it makes of
+    them."""
 
     shape: Any
     words: nn.Embedding

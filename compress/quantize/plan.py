@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from attar.runtime.errors import SettingsError
 
+Rows = Literal["fp32", "int8", "int4"]
+ROWS: tuple[Rows, ...] = ("fp32", "int8", "int4")
 Scheme = Literal["per_token", "mixed", "static"]
 SCHEMES: tuple[Scheme, ...] = ("per_token", "mixed", "static")
 
@@ -19,12 +21,12 @@ class QuantPlan:
     Attributes:
         scales: static activation scales by matrix (`layers.0.query`); a matrix that is not named is scaled per token.
         full: matrices that stay in fp32.
-        words: whether the word embeddings are stored as int8 rows.
+        words: how the rows of word embeddings are stored: int8 with a scale each, int4 with one for every 32 values.
         bits: 8, or 7 for processors whose u8 x s8 products saturate (x86 without VNNI).
     """
 
     scales: Mapping[str, float] = field(default_factory=dict)
-    words: bool = True
+    words: Rows = "int8"
     bits: int = 8
     full: tuple[str, ...] = ()
 
@@ -45,4 +47,13 @@ class QuantPlan:
         if record["bits"] not in (7, 8):
             raise SettingsError(f"bits must be 7 or 8, not {record['bits']}")
         full = tuple(record.get("full", ()))
-        return QuantPlan(dict(record["scales"]), bool(record["words"]), int(record["bits"]), full)
+        return QuantPlan(dict(record["scales"]), _rows(record["words"]), int(record["bits"]), full)
+
+
+def _rows(given: str | bool) -> Rows:
+    """Records of earlier students say whether rows are int8."""
+    name = ("int8" if given else "fp32") if isinstance(given, bool) else given
+    for known in ROWS:
+        if name == known:
+            return known
+    raise SettingsError(f"words must be one of {', '.join(ROWS)}, not {given!r}")

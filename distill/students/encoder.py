@@ -89,7 +89,7 @@ def narrowed(student: Student, width: int) -> Student:
     hidden = old.shape.hidden
     if not 0 < width <= hidden:
         raise SettingsError(f"width must be between 1 and the encoder's {hidden}, not {width}")
-    if any(layer.ranks for layer in old.shape.layers):
+    if old.shape.word_rank or any(layer.ranks for layer in old.shape.layers):
         raise SettingsError("a factorized student cannot be made narrower; factorize afterwards")
     if any(h.objective == "vector" for h in student.task.heads):
         raise SettingsError("an embedder must be as wide as its teacher; leave out width")

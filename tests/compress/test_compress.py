@@ -217,7 +217,7 @@ def test_static_needs_texts(student: Student) -> None:
 
 
 def test_plan_round_trip(student: Student) -> None:
-    plan = QuantPlan({"layers.0.query": 0.25}, words=False, bits=7)
+    plan = QuantPlan({"layers.0.query": 0.25}, words="fp32", bits=7)
     assert QuantPlan.from_json(plan.to_json()) == plan
     assert QuantPlan.from_json(None) is None
     assert QuantPlan().scheme == "int8 per token"

@@ -139,7 +139,7 @@ def test_int8_is_smaller(tmp_path: Path) -> None:
         for s in (
             wide,
             replace(wide, plan=QuantPlan().to_json()),
-            replace(wide, plan=QuantPlan(words=False).to_json()),
+            replace(wide, plan=QuantPlan(words="fp32").to_json()),
         )
     )
     assert words < layers_only < full
@@ -155,7 +155,7 @@ def test_named_matrices_stay_in_fp32(student: Student) -> None:
     ]  # fmt: skip
 
     def distance(full: tuple[str, ...]) -> tuple[float, set[str]]:
-        plan = QuantPlan(words=False, full=full)
+        plan = QuantPlan(words="fp32", full=full)
         assert QuantPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
         given = replace(student, plan=plan.to_json())
         encoded = student.encode(TEXTS)
