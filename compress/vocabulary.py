@@ -1,9 +1,10 @@
-"""A smaller WordPiece vocabulary: the teacher's without what its domain never uses, or a new one trained on the domain.
+"""A smaller vocabulary: the teacher's without what its domain never uses, or a new WordPiece one trained on the domain.
 
 Word embeddings are half of a small encoder. A kept piece keeps its embedding; a new one starts as the mean of the old
-pieces that spell it (as in FOCUS and WECHSEL, without their auxiliary vectors). Every single character of the old
-vocabulary stays, so no text becomes unreadable; rare words fall into more pieces. A distillation should follow: it
-aligns the teacher's targets by characters, and with `train_words` lets the new embeddings learn.
+pieces that spell it (as in FOCUS and WECHSEL, without their auxiliary vectors). Single characters stay, or in BPE the
+symbols that all else is merged from, so no text becomes unreadable (`compress/pieces.py` says why); rare words fall
+into more pieces. A distillation should follow: it aligns the teacher's targets by characters, and with `train_words`
+lets the new embeddings learn.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
 
+from attar.compress.pieces import (
+    fallback,
+    kind_of,
+    model_pieces,
+    numbered,
+    prefix_of,
+    renumbered,
+    specials,
+    with_parts,
+)
 from attar.distill.network import Network, network_of
 from attar.distill.step import Context
 from attar.distill.student import Student
@@ -27,9 +38,9 @@ from attar.runtime.tokenizer import Text, clean
 @dataclass(frozen=True)
 class Settings:
     """`trim` keeps the pieces that training and unlabelled texts use at least `min_count` times; `train` takes
-    their frequent words as pieces of their own. `size` is the most that either takes, the most frequent first.
-    `common` keeps that many of the old vocabulary's first pieces too: BERT's is in order of frequency, and names that
-    these texts do not hold are among them."""
+    their frequent words as pieces of their own (WordPiece only). `size` is the most that either takes, the most
+    frequent first. `common` keeps that many of the old vocabulary's first pieces too: most are in order of frequency,
+    and names that these texts do not hold are among them."""
 
     how: Literal["trim", "train"] = "trim"
     size: int = 8000
@@ -48,26 +59,25 @@ class Settings:
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The student with another tokenizer and the embeddings that belong to it."""
     record = json.loads(student.tokenizer)
-    if record["model"]["type"] != "WordPiece":
-        raise SettingsError(f"a vocabulary of type {record['model']['type']} cannot be changed; WordPiece can")
+    if kind_of(record) != "WordPiece" and settings.how == "train":
+        raise SettingsError(f'a {kind_of(record)} vocabulary can be trimmed, not trained: only how = "trim" knows it')
     texts = list(_single(context.train.texts + context.unlabelled.texts))
-    old: dict[str, int] = record["model"]["vocab"]
-    ranked = sorted(old, key=old.__getitem__)
+    old = numbered(record)
+    apart = specials(record, student.pad_id)
     # BERT's placeholders [unused0] ... are in no text: the tokenizer splits them at the brackets.
-    common = [piece for piece in ranked if not piece.startswith("[unused")][: settings.common]
-    always = _specials(record, student.pad_id) | _characters(old, _prefix(record)) | set(common)
+    ranked = [piece for piece in model_pieces(record) if not piece.startswith("[unused")]
+    always = apart | fallback(record, apart | {p for p in old if p.startswith("[unused")})
     if settings.how == "trim":
-        pieces = always | _used(student.tokenizer, texts, settings)
+        chosen = _used(student.tokenizer, texts, settings, old)
     else:
-        pieces = always | _trained(student.tokenizer, texts, settings, old, _prefix(record))
-    # In the old order, so that specials keep their places and the same texts give the same file.
-    known = [piece for piece in ranked if piece in pieces]
-    vocab = {piece: i for i, piece in enumerate([*known, *sorted(pieces - old.keys())])}
-    words = _embeddings(student.encoder.words.weight.detach(), vocab, old, _prefix(record))
+        chosen = _trained(student.tokenizer, texts, settings, old, prefix_of(record))
+    pieces = with_parts(record, always | chosen | set(ranked[: settings.common]))
+    tokenizer, vocab = renumbered(record, pieces)
+    words = _embeddings(student.encoder.words.weight.detach(), vocab, old, prefix_of(record))
     result = replace(
         student,
         encoder=_with_words(student.encoder, words),
-        tokenizer=_renumbered(record, vocab),
+        tokenizer=tokenizer,
         pad_id=_renumber(student.pad_id, old, vocab),
     )
     return result.with_step("compress.vocabulary", asdict(settings), pieces=len(vocab), before=len(old))
@@ -78,26 +88,6 @@ def _single(texts: Sequence[Text]) -> Iterable[str]:
         yield from (clean(part) for part in ((text,) if isinstance(text, str) else text))
 
 
-def _prefix(record: dict[str, Any]) -> str:
-    return str(record["model"]["continuing_subword_prefix"])
-
-
-def _specials(record: dict[str, Any], pad_id: int) -> set[str]:
-    """Tokens that the tokenizer itself puts in, wherever it names them."""
-    names = {token["content"] for token in record["added_tokens"]} | {record["model"]["unk_token"]}
-    names |= {name for name, id_ in record["model"]["vocab"].items() if id_ == pad_id}
-    post = record.get("post_processor") or {}
-    names |= {post[kind][0] for kind in ("cls", "sep") if isinstance(post.get(kind), list)}
-    for token in (post.get("special_tokens") or {}).values():
-        names.update(token["tokens"])
-    return names
-
-
-def _characters(vocab: Iterable[str], prefix: str) -> set[str]:
-    """Single characters, at the start of a word and inside it."""
-    return {piece for piece in vocab if len(piece.removeprefix(prefix)) == 1}
-
-
 def _plain(source: bytes) -> Tokenizer:
     tokenizer = Tokenizer.from_buffer(source)
     tokenizer.no_truncation()
@@ -105,12 +95,12 @@ def _plain(source: bytes) -> Tokenizer:
     return tokenizer
 
 
-def _used(source: bytes, texts: list[str], settings: Settings) -> set[str]:
-    tokenizer = _plain(source)
+def _used(source: bytes, texts: list[str], settings: Settings, old: dict[str, int]) -> set[str]:
+    tokenizer, names = _plain(source), {i: piece for piece, i in old.items()}
     counts: Counter[str] = Counter()
     for start in range(0, len(texts), 1000):
         for encoding in tokenizer.encode_batch(texts[start : start + 1000], add_special_tokens=False):
-            counts.update(encoding.tokens)
+            counts.update(names[i] for i in encoding.ids)
     often = sorted((p for p, n in counts.items() if n >= settings.min_count), key=lambda p: (-counts[p], p))
     return set(often[: settings.size])
 
@@ -152,10 +142,19 @@ def spelled(piece: str, vocab: dict[str, int], prefix: str) -> list[int]:
 
 
 def _embeddings(old: torch.Tensor, vocab: dict[str, int], before: dict[str, int], prefix: str) -> torch.Tensor:
-    """(V, H): a row of the old embeddings, or the mean of the rows that spell the piece, or of all."""
+    """(V, H): a row of the old embeddings, or the mean of the rows that spell the piece, or of all.
+
+    A character that was only part of pieces inside words starts as it is at the start of one, if that is known.
+    """
     typical = old.mean(0)
-    rows = [old[ids].mean(0) if (ids := spelled(p, before, prefix)) else typical for p in vocab]
-    return torch.stack(rows)
+
+    def row(piece: str) -> torch.Tensor:
+        if piece in before:
+            return old[before[piece]]
+        ids = spelled(piece, before, prefix) or spelled(piece.removeprefix(prefix), before, prefix)
+        return old[ids].mean(0) if ids else typical
+
+    return torch.stack([row(piece) for piece in vocab])
 
 
 def _with_words(network: Network, words: torch.Tensor) -> Network:
@@ -172,18 +171,3 @@ def _with_words(network: Network, words: torch.Tensor) -> Network:
 def _renumber(id_: int, old: dict[str, int], vocab: dict[str, int]) -> int:
     names = {i: piece for piece, i in old.items()}
     return vocab[names[id_]]
-
-
-def _renumbered(record: dict[str, Any], vocab: dict[str, int]) -> bytes:
-    """The tokenizer with this vocabulary: ids also stand among the added tokens and in the post-processor."""
-    record["model"]["vocab"] = vocab
-    for token in record["added_tokens"]:
-        token["id"] = vocab[token["content"]]
-    record["added_tokens"].sort(key=lambda token: token["id"])
-    post = record.get("post_processor") or {}
-    for name in ("cls", "sep"):  # BertProcessing: ["[CLS]", 101]
-        if isinstance(post.get(name), list):
-            post[name][1] = vocab[post[name][0]]
-    for token in (post.get("special_tokens") or {}).values():  # TemplateProcessing
-        token["ids"] = [vocab[name] for name in token["tokens"]]
-    return json.dumps(record, ensure_ascii=False).encode()

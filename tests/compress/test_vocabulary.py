@@ -99,7 +99,9 @@ def test_other_kinds_of_vocabulary_are_refused(student: Student, tmp_path: Path)
     record = json.loads(student.tokenizer)
     record["model"] = {"type": "WordLevel", "vocab": record["model"]["vocab"], "unk_token": "[UNK]"}
     other = replace(student, tokenizer=json.dumps(record).encode())
-    with pytest.raises(SettingsError, match="a vocabulary of type WordLevel cannot be changed; WordPiece can"):
+    with pytest.raises(
+        SettingsError, match="a vocabulary of type WordLevel cannot be changed; WordPiece, BPE, Unigram can"
+    ):
         changed(other)
 
 
