@@ -3,8 +3,8 @@
 Every text that the old vocabulary reads without an unknown token the smaller one reads without, too. WordPiece and
 Unigram: a character of an old piece stays as a piece of its own (in WordPiece at the start of a word or inside, as
 it stands there; words that begin with the prefix itself aside), so that at every place of a word that old pieces
-covered something fits. BPE: no piece is lost that is not merged from others, so a word begins with the same symbols,
-and a merge stays or goes together with its result.
+covered something fits. What looks like a mark, [unused0] or <mask>, is taken for no text. BPE: no piece is lost that
+is not merged from others, so a word begins with the same symbols, and a merge stays or goes with its result.
 
 What the kept pieces spelled is spelled as before. WordPiece takes the longest piece, which stayed. Unigram's best path
 stayed, and new characters rate as unknown ones did. BPE keeps all parts of a kept piece, so of a word of kept pieces
@@ -14,6 +14,7 @@ every merge that was done is still there, in its old order.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -62,13 +63,18 @@ def specials(record: Mapping[str, Any], pad_id: int) -> set[str]:
     return names
 
 
+def is_mark(piece: str) -> bool:
+    """Whether it is written like [MASK], [unused0] or <mask>; not <0x41>, which stands for a byte."""
+    return bool(re.fullmatch(r"\[.+\]|<(?!0x..>).+>", piece))
+
+
 def fallback(record: Mapping[str, Any], apart: Set[str]) -> set[str]:
     """The pieces that any text can fall into, some of them perhaps new; those named `apart` are not text."""
-    pieces = set(model_pieces(record)) - apart
+    pieces = {piece for piece in model_pieces(record) if piece not in apart and not is_mark(piece)}
     if kind_of(record) == "BPE":
         return pieces - {_merged(record, pair) for pair in _merges(record)}
     if kind_of(record) == "Unigram":
-        bytes_ = {piece for piece in pieces if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")}
+        bytes_ = {piece for piece in pieces if re.fullmatch("<0x..>", piece)}
         return bytes_.union(*(pieces - bytes_))
     prefix, found = prefix_of(record), set()
     for piece in pieces:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from attar.compress.pieces import (
     fallback,
+    is_mark,
     kind_of,
     model_pieces,
     numbered,
@@ -64,13 +65,13 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     texts = list(_single(context.train.texts + context.unlabelled.texts))
     old = numbered(record)
     apart = specials(record, student.pad_id)
-    # BERT's placeholders [unused0] ... are in no text: the tokenizer splits them at the brackets.
-    ranked = [piece for piece in model_pieces(record) if not piece.startswith("[unused")]
-    always = apart | fallback(record, apart | {p for p in old if p.startswith("[unused")})
+    always = apart | fallback(record, apart)
     if settings.how == "trim":
         chosen = _used(student.tokenizer, texts, settings, old)
     else:
         chosen = _trained(student.tokenizer, texts, settings, old, prefix_of(record))
+    # BERT's placeholders [unused0] ... are in no text: the tokenizer splits them at the brackets.
+    ranked = [piece for piece in model_pieces(record) if not is_mark(piece)]
     pieces = with_parts(record, always | chosen | set(ranked[: settings.common]))
     tokenizer, vocab = renumbered(record, pieces)
     words = _embeddings(student.encoder.words.weight.detach(), vocab, old, prefix_of(record))

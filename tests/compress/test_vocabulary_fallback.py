@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from attar.compress import vocabulary
+from attar.compress.pieces import is_mark
 from attar.distill.encoder import Encoder, EncoderShape
 from attar.distill.student import Student
 from attar.runtime.data import Examples
@@ -111,6 +112,23 @@ def test_a_character_that_was_only_part_of_pieces_becomes_one() -> None:
     assert old.encode("abcd").tokens == ["ab", "##cd"]
     new = trimmed(old, ["a b"])
     assert new.encode("abcd").tokens == ["a", "##b", "##c", "##d"]
+
+
+@pytest.mark.parametrize(
+    ("piece", "mark"),
+    [
+        ("[MASK]", True),
+        ("[unused7]", True),
+        ("<mask>", True),
+        ("<0x4A>", False),
+        ("[", False),
+        ("<>", False),
+        ("a", False),
+    ],
+)
+def test_marks_are_no_text(piece: str, mark: bool) -> None:
+    assert is_mark(piece) == mark
+    assert ("##" + piece[-1] in trimmed(word_piece({piece}), ["a"]).get_vocab()) == (not mark and len(piece) > 1)
 
 
 def test_bytes_read_any_text() -> None:
