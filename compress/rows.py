@@ -1,6 +1,6 @@
 """Word embeddings in fewer bits: int4 with a scale for every 32 values of a row, or int8 with one a row.
 
-Each is exported and measured, the smallest first; the first that loses at most `dev_loss` points on dev is taken, and
+Each is exported and measured, the smallest first; the first that loses at most `max_loss` points on dev is taken, and
 if none does the student stays as it is. Whatever else the plan says stays; of a student without one, all other matrices
 stay in fp32. `compress.quantize.int8` writes a plan of its own, so this step belongs behind it.
 """
@@ -19,10 +19,10 @@ from attar.runtime.errors import SettingsError
 
 @dataclass(frozen=True)
 class Settings:
-    """`rows`: the kinds to try, `int4` or `int8`; `dev_loss` in points on dev."""
+    """`rows`: the kinds to try, `int4` or `int8`; `max_loss` in points on dev."""
 
     rows: tuple[str, ...] = ("int4", "int8")
-    dev_loss: float = 0.5
+    max_loss: float = 0.5
 
     def __post_init__(self) -> None:
         wrong = [r for r in self.rows if r not in ROWS[1:]]
@@ -49,7 +49,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
         if rows in settings.rows:
             candidate = replace(student, plan=replace(plan, words=rows).to_json())
             tried[rows] = round(before - context.score(candidate), 3)
-            if tried[rows] <= settings.dev_loss:
+            if tried[rows] <= settings.max_loss:
                 result = candidate
                 break
     return result.with_step("compress.rows", asdict(settings), loss_points=tried)

@@ -9,7 +9,7 @@ import pytest
 
 from attar.distill.step import find
 from attar.pipeline.data import named_splits, read_data
-from attar.pipeline.recipe import Recipe, read_ladder, read_recipe
+from attar.pipeline.recipe import Recipe, parse, read_ladder, read_recipe
 from attar.pipeline.tasks import build
 from attar.runtime.errors import AssetError
 
@@ -65,3 +65,11 @@ def test_its_data_reads_and_its_task_builds(name: str, tmp_path: Path, monkeypat
     # Enough to measure a loss as small as a step may cost.
     assert min(len(parts.train), len(parts.dev), len(parts.test)) >= 150
     assert bool(data.unlabelled.texts) == (bool(recipe.data.unlabelled) or recipe.data.crops > 0)
+
+
+def test_a_limit_of_loss_reaches_the_step_that_chooses_by_one() -> None:
+    record = {"name": "a", "data": {"train": "a.jsonl"}, "teacher": {"model": "m"}}
+    steps = [{"use": "compress.quantize.int8", "max_loss": 0.1}, {"use": "compress.prune.ffn", "max_loss": 0.2}]
+    int8, ffn = parse({**record, "step": steps}).steps
+    assert int8.max_loss == int8.settings.max_loss == 0.1
+    assert ffn.max_loss == 0.2 and not hasattr(ffn.settings, "max_loss")

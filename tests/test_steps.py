@@ -43,7 +43,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "distill.students.tfidf": {"bigrams": 50},
     "distill.students.recurrent": {"width": 16, "hidden": 12},
     "distill.students.convolutional": {"width": 16, "filters": 12},
-    "compress.rows": {"dev_loss": 100.0},
+    "compress.rows": {"max_loss": 100.0},
 }
 """Settings that make a step do its work on a tiny student; the defaults where a step is not named."""
 REFUSED = {(f"distill.students.{name}", kind) for name in ("static", "tfidf") for kind in KINDS[1:]}

@@ -233,6 +233,8 @@ def _step(record: Mapping[str, Any], number: int) -> StepSpec:
         raise SettingsError(f"step {number} lacks 'use', the file it names (like compress.prune.heads)")
     use = record["use"]
     own = {k: v for k, v in record.items() if k in {"max_loss", "must_pay"}}
-    rest = {k: v for k, v in record.items() if k not in {"use", *own}}
-    where = f"step {number} ({use})"
-    return StepSpec(use, settings_of(find(use).Settings, rest, where), **own)
+    settings = find(use).Settings
+    # A step that chooses by a loss of its own (quantize.int8) keeps to the same limit as its result.
+    shared = {k for k in own if k in {f.name for f in fields(settings)}}
+    rest = {k: v for k, v in record.items() if k != "use" and (k not in own or k in shared)}
+    return StepSpec(use, settings_of(settings, rest, f"step {number} ({use})"), **own)
