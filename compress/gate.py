@@ -22,11 +22,17 @@ from attar.compress import bootstrap
 from attar.runtime import metrics
 from attar.runtime.errors import DataError, SettingsError
 
+OWN = "the model's own answers"
+"""Labels where there were none: the teacher is right by definition, and the student is where it agrees."""
 Outcome = Literal["pass", "fail", "not enough data"]
+SHARED = 2.0
+"""How many examples of retrieval tell as much as one that is independent: those of recall@k share their neighbours and
+classes. The variance of their difference was 1.1 to 1.9 times that of independent answers, and taken for those up to
+10.6 % of the students at the margin passed instead of 5 % (benchmarks/gate.py, benchmarks/NOTES.md)."""
 
 
 class VerdictRecord(TypedDict):
-    """A verdict as JSON: the fields of `Verdict`; older bundles lack `measure`, which was accuracy."""
+    """A verdict as JSON: the fields of `Verdict`; older bundles lack `measure`, which was accuracy, and `labels`."""
 
     verdict: Outcome
     difference: float
@@ -38,6 +44,7 @@ class VerdictRecord(TypedDict):
     student: float
     needed: int | None
     measure: NotRequired[str]
+    labels: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ class Verdict:
     needed: int | None
     """How many more examples would do at the observed rates; only for 'not enough data'."""
     measure: str = "accuracy"
+    labels: str = "given"
+    """`OWN` where the teacher's own answers stood in for labels."""
 
     def to_json(self) -> VerdictRecord:
         """The fields as plain JSON values."""
@@ -167,7 +176,7 @@ def score(teacher_only: float, student_only: float, n: float, delta: float) -> f
     return gap / math.sqrt(variance)
 
 
-def lower_bound(teacher_only: int, student_only: int, n: int, confidence: float) -> float:
+def lower_bound(teacher_only: float, student_only: float, n: float, confidence: float) -> float:
     """The one-sided lower confidence bound of student minus teacher, as a fraction: the score inverted."""
     z = NormalDist().inv_cdf(confidence)
     low, high = -1.0, (student_only - teacher_only) / n
@@ -194,6 +203,8 @@ def sentence(record: VerdictRecord) -> str:
         f"{100 * record['confidence']:g} % lower bound {signed(bound)}, "
         f"margin {_margin(record['margin'])}, {record['n']:,} examples"
     )
+    if record.get("labels") == OWN:
+        text += f"; by {OWN}: an agreement, not an accuracy"
     if record["needed"] is not None:
         text += f"; about {record['needed']:,} more needed at these rates"
     return text
@@ -214,17 +225,18 @@ Found = tuple[float, float, Callable[[], int]]
 """Difference and its lower bound, in points, and how many more examples would do where the bound is too low."""
 
 
-def _tango(teacher: NDArray[Any], student: NDArray[Any], settings: GateSettings, _: str) -> Found:
-    n = len(teacher)
-    # Plain ints: the arithmetic of `score` squares them, which must not wrap around.
-    teacher_only = int(np.count_nonzero(teacher & ~student))
-    student_only = int(np.count_nonzero(student & ~teacher))
-    lower = 100.0 * lower_bound(teacher_only, student_only, n, settings.confidence)
+def _tango(teacher: NDArray[Any], student: NDArray[Any], settings: GateSettings, measure: str) -> Found:
+    n, each = len(teacher), SHARED if "recall@" in measure else 1.0
+    # Plain numbers: the arithmetic of `score` squares them, which must not wrap around.
+    teacher_only = float(np.count_nonzero(teacher & ~student))
+    student_only = float(np.count_nonzero(student & ~teacher))
+    told = teacher_only / each, student_only / each, n / each
+    lower = 100.0 * lower_bound(*told, settings.confidence)
 
     def needed() -> int:
         z = NormalDist().inv_cdf(settings.confidence)
         # At fixed rates the statistic grows with the square root of n, so no search is needed.
-        now = score(teacher_only, student_only, n, -settings.margin / 100.0)
+        now = score(*told, -settings.margin / 100.0)
         return max(1, math.ceil(n * (z / now) ** 2) - n)
 
     return 100.0 * (student_only - teacher_only) / n, lower, needed

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attar.compress.gate import GateSettings, Verdict, judge, judge_all, sentence, worst
+from attar.compress.gate import OWN, GateSettings, Verdict, judge, judge_all, sentence, worst
 from attar.runtime.errors import DataError
 from attar.runtime.metrics import points
 from tests.compress.outcomes import answers
@@ -126,3 +127,30 @@ def test_sentences_name_the_measure() -> None:
 def test_unusable_statistics_are_refused(teacher: list[Any], student: list[Any], measure: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         judge(np.array(teacher), np.array(student), GateSettings(), measure)
+
+
+def test_retrieval_is_judged_as_examples_that_share_their_neighbours() -> None:
+    """Recall@1 among 200 texts of 50 classes, students at the margin: taken for independent, 7 % of them passed."""
+    random, gaps, pairs = np.random.default_rng(0), [], []
+    for _ in range(600):
+        classes = np.arange(200) % 50
+        teacher = random.normal(0, 1, (50, 24))[classes] + random.normal(0, 0.75, (200, 24))
+        both = [_nearest_is_right(v, classes) for v in (teacher, teacher + random.normal(0, 0.3, (200, 24)))]
+        gaps.append(100 * (both[0].mean() - both[1].mean()))
+        pairs.append(both)
+    gate = GateSettings(margin=float(np.mean(gaps)))
+    passed = sum(judge(*both, gate, "recall@1").verdict == "pass" for both in pairs)
+    assert 0 < passed <= 0.05 * len(pairs)
+
+
+def _nearest_is_right(vectors: NDArray[np.float64], classes: NDArray[np.intp]) -> NDArray[np.bool_]:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -1)
+    return np.asarray(classes[cosines.argmax(axis=1)] == classes)
+
+
+def test_a_verdict_says_where_labels_were_none() -> None:
+    verdict = replace(judge(*answers(95, 5, 0, 0), GateSettings(margin=20)), labels=OWN)
+    assert verdict.sentence().endswith("100 examples; by the model's own answers: an agreement, not an accuracy")
+    assert Verdict(**json.loads(json.dumps(verdict.to_json()))) == verdict
