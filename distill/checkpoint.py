@@ -61,13 +61,21 @@ def read_tokenizer(folder: Path) -> bytes:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `ModelError` where it is missing or cut short."""
+    """The tensors of a safetensors file; `ModelError` where it is missing or cut short, or a number is none."""
     if not path.is_file():
         raise ModelError(f"{path.parent} has no {path.name}; save the model again with safe serialization")
     try:
-        return load_file(path)
+        found: dict[str, Tensor] = load_file(path)
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{path} cannot be read, it may be truncated: {error}") from error
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+            count = int((~finite).sum())
+            raise ModelError(
+                f"{path}: {name} holds {count} of {tensor.numel()} numbers that are NaN or infinite: its training "
+                "diverged, or the file is damaged; give an earlier checkpoint"
+            )
+    return found
 
 
 def read_task(folder: Path, positions: int) -> Task:

@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from attar.compress.gate import GateSettings, Verdict, judge_all, worst
+from attar.compress.gate import OWN, GateSettings, Verdict, judge_all, worst
 from attar.compress.quantize import int8
 from attar.distill import distil as distillation
 from attar.distill import processes
@@ -31,12 +31,13 @@ from attar.pipeline.recipe import Recipe, StepSpec
 from attar.pipeline.stages import Stages
 from attar.pipeline.steps import Material, Runner, measures, points, statistics
 from attar.pipeline.teachers import ensemble_of
+from attar.pipeline.unlabelled import check_enough, own_answers, warning_of
 from attar.runtime.bench.texts import TEXTS, pairs
 from attar.runtime.bundle import MANIFEST
 from attar.runtime.data import Examples
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.model import Model
-from attar.runtime.tasks.base import Statistics, Task
+from attar.runtime.tasks.base import Answer, Statistics, Task
 from attar.runtime.tokenizer import Text
 
 PARITY_TEXTS = 256
@@ -176,26 +177,40 @@ def export(
 
 def convert(
     model: str, data: Examples, settings: GateSettings, out: Path, console: Console,
-    *, quantize: bool = False, max_length: int | None = None, allow_failed_gate: bool = False,
+    *, steps: Sequence[StepSpec] = (), max_length: int | None = None, allow_failed_gate: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """A gated bundle of a fine-tuned classifier without training; the gate's examples choose nothing."""
+    """A gated bundle of a fine-tuned model, by steps whose teacher it is itself; the gate's examples choose nothing.
+
+    Where `data` has no labels, the model's own answers stand in for them.
+    """
     out = vacant(out, MANIFEST)
     folder = local_folder(resolve_model(model))
     student = cut_at(Student.load(folder), LONGEST if max_length is None else max_length, exact=max_length is not None)
     student = replace(student, task=fitting(student.task, data.texts))
+    labels, warnings = "given", list[str]()
+    if data.labels is None:
+        check_enough(data)
+        warnings = [warning for warning in [warning_of(student.tokenizer, data)] if warning]
+        console.line("\n".join([*warnings, f"the model answers {len(data)} texts ..."]))
+        data, labels = own_answers(student.task, answers_of(folder, data), data), OWN
     examples = named(data, student.task)
     # Repeated texts are dropped here too: they would make the gate surer than it may be.
-    parts = split(examples, dev=1 / 3 if quantize else 0, test=0, seed=13)
-    judged = replace(parts.train, source=data.source)
+    # int8 alone trains nothing, so what it is calibrated with may also choose.
+    sizes = (1 / 3, 0) if tuple(steps) == (INT8,) else (1 / 6, 1 / 3) if steps else (0, 0)
+    parts = split(examples, dev=sizes[0], test=sizes[1], seed=13)
+    learnt, judged = parts.test if sizes[1] else parts.dev, replace(parts.train, source=data.source)
     records: Records = []
-    if quantize:
-        console.line(f"{len(parts.dev)} texts choose the int8 scheme, {len(judged)} others judge it")
-        material = Material(student.task, singles(student.task, parts.dev), NOTHING, parts.dev, folder)
+    if steps:
+        console.line(f"the steps learn from {len(learnt)} texts, {len(parts.dev)} choose, {len(judged)} others judge")
+        train = singles(student.task, learnt, *([parts.dev] if sizes[1] else []))
+        material = Material(student.task, train, NOTHING, parts.dev, folder)
         before = {"score": points(in_memory(student), parts.dev)}
-        student, records = apply(student, material, [INT8], out, console, quantizes=True, before=before)
+        quantizes = any(s.use.startswith("compress.quantize.") for s in steps)
+        student, records = apply(student, material, steps, out, console, quantizes=quantizes, before=before)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, judged.texts, judged, teacher_statistics(folder, judged), settings)
-    return {**ship(student, proof, out, Path(model).name, allow_failed_gate), "steps": records}
+    proof = prove(student, judged.texts, judged, teacher_statistics(folder, judged), settings, labels)
+    shipped = ship(student, proof, out, Path(model).name, allow_failed_gate)
+    return {**shipped, "steps": records, "warnings": warnings}
 
 
 def before_compression(recipe: Recipe) -> Sequence[StepSpec]:
@@ -215,16 +230,20 @@ def apply(
 
 
 def prove(
-    student: Student, texts: Sequence[Text], judged: Examples | None, teacher: Statistics | None, settings: GateSettings
-) -> Proof:
-    """Parity with PyTorch on `texts` and, where the teacher's statistics are known, the gate on the bytes."""
+    student: Student, texts: Sequence[Text], judged: Examples | None, teacher: Statistics | None,
+    settings: GateSettings, labels: str = "given",
+) -> Proof:  # fmt: skip
+    """Parity with PyTorch on `texts` and, where the teacher's statistics are known, the gate on the bytes.
+
+    `labels`: where those of `judged` come from, as a verdict says it.
+    """
     found = parity.check(student, student.task.inputs(texts)[:PARITY_TEXTS])
     model = to_onnx(student)
     runtime = in_memory(student, model=model)
     if judged is None or teacher is None:
         return Proof(model, runtime, found)
     mine = statistics(student.task, runtime.answer, judged)
-    verdicts = judge_all(teacher, mine, student.task.gates, settings)
+    verdicts = tuple(replace(v, labels=labels) for v in judge_all(teacher, mine, student.task.gates, settings))
     return Proof(model, runtime, found, verdicts, measures(mine), judged.source)
 
 
@@ -245,11 +264,16 @@ def ship(student: Student, proof: Proof, out: Path, name: str, allow_failed_gate
 
 def teacher_statistics(folder: Path, judged: Examples) -> Statistics:
     """What the model makes of the examples in PyTorch fp32, reading as many tokens as it can."""
+    task = fitting(cut_at(Student.load(folder), LONGEST).task, judged.texts)
+    return statistics(task, answers_of(folder, judged), judged)
+
+
+def answers_of(folder: Path, examples: Examples) -> Answer:
+    """What answers texts like the examples as the model in the folder does, in PyTorch fp32."""
     model = cut_at(Student.load(folder), LONGEST)
-    model = replace(model, task=fitting(model.task, judged.texts))
+    model = replace(model, task=fitting(model.task, examples.texts))
     # A Hugging Face folder answers through its own library, so that the gate judges our import of it too.
-    answer = model.answer if (folder / "student.json").is_file() else Teacher(folder, model.task).answer
-    return statistics(model.task, answer, judged)
+    return model.answer if (folder / "student.json").is_file() else Teacher(folder, model.task).answer
 
 
 def vacant(out: Path, marker: str) -> Path:

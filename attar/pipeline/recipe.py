@@ -137,6 +137,20 @@ def _toml(path: Path) -> tuple[dict[str, Any], str]:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
 
 
+def read_steps(path: Path) -> tuple[StepSpec, ...]:
+    """Steps alone: a TOML file of [[step]] tables and nothing else; `SettingsError` names the file and the key."""
+    record, _ = _toml(path)
+    try:
+        for key in record:
+            if key != "step":
+                raise SettingsError(f"has the key {key!r}, but only [[step]] tables are read here; leave it out")
+        if not record.get("step"):
+            raise SettingsError('has no [[step]] table, like one with use = "compress.quantize.int8"')
+        return tuple(_step(s, i) for i, s in enumerate(record["step"], 1))
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
 def read_ladder(path: Path) -> tuple[Recipe, ...]:
     """Several students of one teacher: a recipe whose [[rung]] tables have a name and steps of their own."""
     record, text = _toml(path)
