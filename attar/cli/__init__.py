@@ -27,6 +27,7 @@ VERBS = (
     "bench",
     "serve",
     "inspect",
+    "blame",
     "verify",
     "doctor",
     "fetch",
