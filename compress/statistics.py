@@ -1,16 +1,16 @@
-"""What pruning, factorization and calibration measure on real texts: second moments, largest values, importance."""
+"""What pruning, factorization and calibration measure on real texts: means, second moments, largest values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from attar.distill.batches import batches
-from attar.distill.encoder import MATRICES, Encoder, Masks
+from attar.distill.encoder import MATRICES, Encoder
 from attar.distill.student import Student
-from attar.distill.supervision import Supervision
 from attar.runtime.tokenizer import Text
 
 
@@ -20,18 +20,28 @@ def matrices(encoder: Encoder) -> dict[str, nn.Linear]:
     return {n: m for n, m in found.items() if n.split(".")[2] in MATRICES}
 
 
-def observe(student: Student, texts: Sequence[Text], see: Callable[[str, Tensor], None]) -> None:
-    """Calls `see(name, x)` with the input (tokens, in) of every matrix, padding left out, one batch at a time."""
+def observe(
+    student: Student,
+    texts: Sequence[Text],
+    see: Callable[[str, Tensor], None],
+    modules: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Calls `see(name, x)` with the input (tokens, in) of every module, padding left out, one batch at a time.
+
+    `modules` are parts of the student's network by name; all matrices of its layers where none are given. One that
+    reads a row as a whole, as some output heads do, is seen with its rows (rows, in).
+    """
     real: list[Tensor] = []
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
-            see(name, x[real[0][:, : x.shape[1]]])
+            see(name, x if x.dim() == 2 else x[real[0][:, : x.shape[1]]])
 
         return record
 
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in matrices(student.transformer).items()]
+    chosen = matrices(student.transformer) if modules is None else modules
+    handles = [m.register_forward_pre_hook(hook(n)) for n, m in chosen.items()]
     try:
         with torch.no_grad():
             for batch in batches(student.encode(texts), student.pad_id, 32):
@@ -42,49 +52,45 @@ def observe(student: Student, texts: Sequence[Text], see: Callable[[str, Tensor]
             handle.remove()
 
 
-def second_moments(student: Student, texts: Sequence[Text], names: Sequence[str]) -> dict[str, Tensor]:
-    """E[x x^T] of the inputs of the named matrices: (in, in) float64 each."""
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+class Moments(NamedTuple):
+    """Of the inputs of a matrix: their mean (in,) and E[x x^T] (in, in), float64."""
+
+    mean: Tensor
+    second: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """(in, in), its diagonal raised by what sums in float32 cannot tell from 0: inputs that hardly vary are told
+        apart by their weights then, not by noise."""
+        floor = 1e-5 * self.second.diagonal().mean()
+        return self.second - torch.outer(self.mean, self.mean) + floor * torch.eye(len(self.mean), dtype=torch.float64)
+
+
+def moments(student: Student, texts: Sequence[Text], modules: Mapping[str, nn.Module]) -> dict[str, Moments]:
+    """Mean and second moment of the inputs of each module, over all real tokens."""
+    sums: dict[str, Moments] = {}
+    counts = dict.fromkeys(modules, 0)
 
     def see(name: str, x: Tensor) -> None:
-        if name in names:
-            product = (x.T @ x).double()
-            sums[name] = sums[name] + product if name in sums else product
-            counts[name] = counts.get(name, 0) + x.shape[0]
+        found = Moments(x.sum(0).double(), (x.T @ x).double())
+        sums[name] = Moments(*(a + b for a, b in zip(sums[name], found, strict=True))) if name in sums else found
+        counts[name] += x.shape[0]
 
-    observe(student, texts, see)
-    return {name: total / counts[name] for name, total in sums.items()}
+    observe(student, texts, see, modules)
+    return {name: Moments(total.mean / counts[name], total.second / counts[name]) for name, total in sums.items()}
 
 
-def taylor_importance(taught: Supervision, rows: int) -> list[Masks]:
-    """First-order Taylor importance of every head and FFN neuron (Molchanov et al. 2017; Michel et al. 2019).
-
-    The gradient of the distance to the teacher's outputs by a multiplier of 1 on each unit, in absolute value, summed
-    over batches of the first `rows` rows. One `Masks` a layer: heads (heads,), ffn (ffn,).
-    """
-    encoder = taught.student.transformer
-    masks = tuple(
-        Masks(torch.ones(s.heads, requires_grad=True), torch.ones(s.ffn, requires_grad=True))
-        for s in encoder.shape.layers
-    )
-    total = [Masks(torch.zeros(s.heads), torch.zeros(s.ffn)) for s in encoder.shape.layers]
-    leaves = [t for m in masks for t in m]
-    chosen = range(min(rows, len(taught.encoded.ids)))
-    order = sorted(chosen, key=lambda i: len(taught.encoded.ids[i]))
-    for start in range(0, len(order), 8):
-        batch = taught.batch(order[start : start + 8])
-        found = encoder(*batch.inputs, masks=masks)
-        gradients = torch.autograd.grad(taught.soft_loss(found, batch) * len(batch.rows), leaves)
-        for store, g in zip((t for m in total for t in m), gradients, strict=True):
-            store += g.abs()
-    return total
+def second_moments(student: Student, texts: Sequence[Text], names: Sequence[str]) -> dict[str, Tensor]:
+    """E[x x^T] of the inputs of the named matrices: (in, in) float64 each."""
+    chosen = {name: module for name, module in matrices(student.transformer).items() if name in names}
+    return {name: found.second for name, found in moments(student, texts, chosen).items()}
 
 
 def refit(weight: Tensor, moment: Tensor, kept: Tensor, damp: float = 1e-3) -> Tensor:
     """Least squares: the columns `kept` (k,) of weight (out, in) that best reproduce its outputs -> (out, k).
 
-    Minimises E|W x - V x_kept|^2 with the second moment (in, in) of x (as in Optimal Brain Surgeon, Hassibi 1993).
+    Minimises E|W x - V x_kept|^2 with the second moment (in, in) of x (as in Optimal Brain Surgeon, Hassibi 1993);
+    with the covariance of x the same up to a constant, for which `refit_bias` stands.
     The damping draws V towards the old columns, so that nothing changes where nothing was lost.
     """
     old = weight[:, kept].double()
@@ -93,3 +99,10 @@ def refit(weight: Tensor, moment: Tensor, kept: Tensor, damp: float = 1e-3) -> T
     ridge = damp * inner.diagonal().mean().clamp_min(1e-12)
     solved: Tensor = torch.linalg.solve(inner + ridge * torch.eye(len(kept), dtype=inner.dtype), lost.T)
     return (old + solved.T).to(weight.dtype)
+
+
+def refit_bias(weight: Tensor, bias: Tensor, new: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
+    """The bias (out,) with which `new` (out, k) gives the same mean output as weight (out, in) did, for inputs of this
+    mean (in,): an input that never varies is lost without any loss."""
+    shift = weight.double() @ mean - new.double() @ mean[kept]
+    return (bias.double() + shift).to(bias.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +78,6 @@ def _linear(inputs: int, outputs: int, rank: int | None) -> nn.Module:
     return nn.Linear(inputs, outputs) if rank is None else LowRank(inputs, outputs, rank)
 
 
-class Masks(NamedTuple):
-    """Multipliers of one layer's heads (heads,) and FFN neurons (ffn,), whose gradients measure importance."""
-
-    heads: Tensor
-    ffn: Tensor
-
-
 class Layer(nn.Module):
     """Self-attention and feed-forward, each followed by a residual and a LayerNorm."""
 
@@ -104,9 +97,7 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(hidden, eps=eps)
         self._activation = ACTIVATIONS[activation]
 
-    def forward(
-        self, x: Tensor, bias: Tensor, rows: int | None = None, masks: Masks | None = None, places: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, rows: int | None = None, places: Tensor | None = None) -> Tensor:
         """x (B, T, H), bias (B, 1, 1, T) added to attention scores, buckets `places` (T, T) -> (B, rows or T, H)."""
         if self.relative is not None and places is not None:
             bias = bias + self.relative(places[:rows]).permute(2, 0, 1)
@@ -120,13 +111,8 @@ class Layer(nn.Module):
         # Eager on purpose: the fused kernel's backward pass on a CPU takes as long as all matrix products together.
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(d) + bias
         context = torch.softmax(scores, dim=-1).to(v.dtype) @ v
-        if masks is not None:
-            context = context * masks.heads[:, None, None]
         y = self.attention_norm(head + self.output(context.transpose(1, 2).flatten(-2)))
-        inner = self._activation(self.ffn_in(y))
-        if masks is not None:
-            inner = inner * masks.ffn
-        result: Tensor = self.ffn_norm(y + self.ffn_out(inner))
+        result: Tensor = self.ffn_norm(y + self.ffn_out(self._activation(self.ffn_in(y))))
         return result
 
 
@@ -146,9 +132,7 @@ class Encoder(Network):
         )
         self.heads = nn.ModuleDict({h.name: OutputHead(shape.hidden, h) for h in shape.heads})
 
-    def forward(
-        self, ids: Tensor, mask: Tensor, types: Tensor | None = None, masks: tuple[Masks, ...] | None = None
-    ) -> Outputs:
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Outputs:
         """Token ids, mask and token types (B, T; none: all 0), padding on the right."""
         if ids.shape[1] > self.shape.positions:
             raise ModelError(f"{ids.shape[1]} tokens, but the model has {self.shape.positions} positions")
@@ -160,7 +144,7 @@ class Encoder(Network):
         hidden = []
         for i, layer in enumerate(self.layers):
             first = self.shape.first_only and i == len(self.layers) - 1
-            x = layer(x, bias, 1 if first else None, None if masks is None else masks[i], places)
+            x = layer(x, bias, 1 if first else None, places)
             hidden.append(x)
         return Outputs({name: head(x, mask) for name, head in self.heads.items()}, tuple(hidden))
 

@@ -39,6 +39,7 @@ class Context:
         speedup: paired timing on the target engine: how many times faster the second student is than the first.
         score: a student's points on dev, computed by the runtime on exported bytes.
         outputs: its raw outputs on dev, likewise, and the rows they belong to.
+        milliseconds: of each student on the target engine for a batch of so many rows of so many tokens, in turns.
         checkpoints: where a long training keeps what it needs to go on after a kill; None for nowhere.
     """
 
@@ -51,6 +52,7 @@ class Context:
     outputs: Callable[[Student], tuple[Encoded, Outputs]]
     teacher: Path
     progress: Progress
+    milliseconds: Callable[[Sequence[Student], int, int], list[float]]
     checkpoints: Checkpoints | None = None
 
 

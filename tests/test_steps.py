@@ -28,7 +28,7 @@ from attar.runtime.bench.paired import Ratio
 from attar.runtime.data import Examples
 from attar.runtime.errors import SettingsError
 from attar.runtime.tokenizer import Text
-from tests.models import EDGE_TEXTS, corpus, inputs, make_checkpoint, quiet
+from tests.models import EDGE_TEXTS, by_size, corpus, inputs, make_checkpoint, quiet
 
 KINDS = ("text-classification", "multi-task", "question-answering")
 """A head on the first token; one of these and one on every token, in windows; and one on the tokens of a pair."""
@@ -38,6 +38,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "epochs": 1.0,
         "methods": ({"use": "soft_targets"}, {"use": "hidden_states", "match": (2, 3)}, {"use": "labels"}),
     },
+    "compress.prune.gradual": {"stages": 2, "distil": {"epochs": 0.5}},
+    "compress.prune.latency": {"group": 8, "levels": 4, "speedup": 1.3},
+    "compress.prune.width": {"group": 8},
     "distill.students.encoder": {"layers": (1, 3), "width": 24},
     "distill.students.static": {"width": 16, "hidden": 24, "bigrams": 50},
     "distill.students.tfidf": {"bigrams": 50},
@@ -103,7 +106,7 @@ def context(kind: str, checkpoint: Path) -> Context:
     return Context(
         train, unlabelled, dev, supervision, lambda a, b: Ratio(1.5, 1.4, 1.6, 5),
         lambda student: points(in_memory(student, threads=1), dev), lambda student: dev_outputs(student, dev),
-        checkpoint, quiet,
+        checkpoint, quiet, by_size,
     )  # fmt: skip
 
 

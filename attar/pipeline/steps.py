@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from attar.compress.quantize.plan import QuantPlan
 from attar.distill import processes
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.ensemble import Ensemble, combined
@@ -26,6 +25,7 @@ from attar.pipeline.progress import Console
 from attar.pipeline.recipe import StepSpec
 from attar.pipeline.remarks import no_better_than_prior
 from attar.pipeline.stages import Stages, key_of
+from attar.pipeline.timing import as_they_ship, milliseconds
 from attar.runtime import metrics
 from attar.runtime.bench.paired import Ratio, compare_each
 from attar.runtime.data import Examples
@@ -89,9 +89,7 @@ def speedup(before: Student, after: Student, texts: Sequence[Text], as_int8: boo
 
     Where the recipe will quantize, fp32 students are compared as the int8 students they will become.
     """
-    if as_int8 and before.plan is None and after.plan is None:
-        plan = QuantPlan().to_json()
-        before, after = replace(before, plan=plan), replace(after, plan=plan)
+    before, after = as_they_ship((before, after), as_int8)
     a, b, texts = in_memory(before), in_memory(after), before.task.inputs(texts)
     batch, single = list(texts[:64]), list(texts[64:72]) or list(texts[:8])
     pairs = [(lambda: a.answer(batch), lambda: b.answer(batch))]
@@ -145,6 +143,7 @@ class Runner:
             outputs=lambda s: dev_outputs(s, m.dev),
             teacher=m.teacher,
             progress=self.console.progress,
+            milliseconds=lambda students, batch, tokens: milliseconds(students, batch, tokens, self.quantizes),
             checkpoints=checkpoints,
         )
 

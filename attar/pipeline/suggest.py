@@ -7,8 +7,7 @@ deeper first among equals.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -23,6 +22,7 @@ from attar.distill.student import Student
 from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
 from attar.pipeline.progress import Console
+from attar.pipeline.timing import timed
 from attar.runtime.errors import SettingsError
 from attar.runtime.model import Model
 from attar.runtime.tasks.classification import TextClassification
@@ -170,19 +170,6 @@ def answering(model: Model, tokens: int) -> Callable[[], object]:
     """One answer to a single text of so many tokens."""
     text = " ".join(["a"] * (tokens - 2))
     return lambda: model.answer([text])
-
-
-def timed(calls: Sequence[Callable[[], object]], rounds: int, inner: int = 5) -> list[float]:
-    """Seconds of each call, all of them in turns in every round: the lower quartile, since other work only adds."""
-    found: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 1):
-        for call, times in zip(calls, found, strict=True):
-            start = time.perf_counter()
-            for _ in range(inner):
-                call()
-            if number:  # the first round warms up
-                times.append((time.perf_counter() - start) / inner)
-    return [sorted(times)[len(times) // 4] for times in found]
 
 
 def steps(name: str, plan: Plan, shape: EncoderShape) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.distill.data.assets import resolve_model
 from attar.distill.distil import take_layers
@@ -80,24 +80,27 @@ def principal(words: Tensor, width: int) -> Tensor:
 
 
 def narrowed(student: Student, width: int) -> Student:
-    """The student with states of another width; whatever reads or writes them is rotated into `principal`.
+    """The student with states of another width; whatever reads or writes them is rotated into `principal`."""
+    old = student.transformer
+    if not 0 < width <= old.shape.hidden:
+        raise SettingsError(f"width must be between 1 and the encoder's {old.shape.hidden}, not {width}")
+    return projected(student, principal(old.words.weight.detach(), width))
 
-    LayerNorm acts on single dimensions, so its scale and bias go with the rotation only on average: the scale becomes
+
+def projected(student: Student, basis: Tensor) -> Student:
+    """The student with its states in the directions of `basis` (H, width), whatever reads or writes them with them.
+
+    LayerNorm acts on single dimensions, so its scale and bias go with a rotation only on average: the scale becomes
     the mean of the old, and a distillation has to follow.
     """
     old = student.transformer
-    hidden = old.shape.hidden
-    if not 0 < width <= hidden:
-        raise SettingsError(f"width must be between 1 and the encoder's {hidden}, not {width}")
     if old.shape.word_rank or any(layer.ranks for layer in old.shape.layers):
         raise SettingsError("a factorized student cannot be made narrower; factorize afterwards")
     if any(h.objective == "vector" for h in student.task.heads):
         raise SettingsError("an embedder must be as wide as its teacher; leave out width")
-    basis = principal(old.words.weight.detach(), width)
-    result = Encoder(replace(old.shape, hidden=width))
+    result = Encoder(replace(old.shape, hidden=basis.shape[1]))
     state = old.state_dict()
-    # Behind a hidden layer of its own a classifier does not read the states.
-    apart = {f"heads.{h.name}.classifier" for h in old.shape.heads if h.dense}
+    apart = _apart(old)
     result.load_state_dict({k: v if k.rpartition(".")[0] in apart else turned(k, v, basis) for k, v in state.items()})
     return replace(student, encoder=result.eval())
 
@@ -106,6 +109,18 @@ NORMS = ("embedding_norm", "attention_norm", "ffn_norm")
 READERS = ("query", "key", "value", "ffn_in", "dense", "classifier")
 WRITERS = ("output", "ffn_out")
 TABLES = ("words", "positions", "types")
+
+
+def readers(encoder: Encoder) -> dict[str, nn.Linear]:
+    """Every matrix that reads the states, by name."""
+    apart = _apart(encoder)
+    found = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.Linear)}
+    return {n: m for n, m in found.items() if n.rpartition(".")[2] in READERS and n not in apart}
+
+
+def _apart(encoder: Encoder) -> set[str]:
+    """Classifiers behind a hidden layer of their own, which do not read the states."""
+    return {f"heads.{h.name}.classifier" for h in encoder.shape.heads if h.dense}
 
 
 def turned(name: str, value: Tensor, basis: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from attar.runtime.bench.paired import Ratio
 from attar.runtime.data import Examples
 from attar.runtime.tasks.base import Outputs
 from attar.runtime.tokenizer import Encoded
-from tests.models import quiet
+from tests.models import by_size, quiet
 
 
 def context(folder: Path, cache: Path, train: Examples) -> Context:
@@ -38,6 +38,7 @@ def context(folder: Path, cache: Path, train: Examples) -> Context:
     nothing = Examples((), None, "nothing")
     return Context(
         train, nothing, train, supervision, lambda a, b: Ratio(1.5, 1.4, 1.6, 5), lambda s: 0.0, outputs, folder, quiet,
+        by_size,
     )  # fmt: skip
 
 

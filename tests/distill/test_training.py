@@ -29,7 +29,7 @@ from attar.runtime.errors import DataError, ModelError, SettingsError
 from attar.runtime.tasks.base import Outputs
 from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tokenizer import Encoded
-from tests.models import LABELS, MAX_LENGTH, make_checkpoint, quiet, sentences
+from tests.models import LABELS, MAX_LENGTH, by_size, make_checkpoint, quiet, sentences
 
 TRAIN, HELD_OUT = sentences(320, seed=1), sentences(100, seed=2)
 NO_TEXTS = Examples((), None, "nothing")
@@ -200,7 +200,7 @@ def context(folder: Path, cache: Path, unlabelled: Examples = NO_TEXTS) -> Conte
 
     return Context(
         TRAIN, unlabelled, HELD_OUT, supervision, lambda a, b: Ratio(1.5, 1.4, 1.6, 5),
-        lambda s: accuracy(s, HELD_OUT), outputs, folder, quiet,
+        lambda s: accuracy(s, HELD_OUT), outputs, folder, quiet, by_size,
     )  # fmt: skip
 
 
