@@ -16,7 +16,9 @@ from attar.runtime.engines.onnx import OnnxEngine
 ROUNDS = 21
 
 
-def timed(calls: Sequence[Callable[[], object]], rounds: int, inner: int = 5) -> list[float]:
+def timed(
+    calls: Sequence[Callable[[], object]], rounds: int, inner: int = 5, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Seconds of each call, all of them in turns in every round: the lower quartile, since other work only adds.
 
     A turn begins with one call that does not count, and brings back to the caches what the others have driven out.
@@ -25,11 +27,11 @@ def timed(calls: Sequence[Callable[[], object]], rounds: int, inner: int = 5) ->
     for number in range(rounds + 1):
         for call, times in zip(calls, found, strict=True):
             call()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(inner):
                 call()
             if number:  # the first round warms up
-                times.append((time.perf_counter() - start) / inner)
+                times.append((clock() - start) / inner)
     return [sorted(times)[len(times) // 4] for times in found]
 
 
@@ -42,11 +44,16 @@ def as_they_ship(students: Sequence[Student], as_int8: bool) -> list[Student]:
 
 
 def milliseconds(
-    students: Sequence[Student], batch: int, tokens: int, as_int8: bool, threads: int | None = None
+    students: Sequence[Student],
+    batch: int,
+    tokens: int,
+    as_int8: bool,
+    threads: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Of each student's network for `batch` rows of `tokens` tokens, ids in to outputs out, without the tokenizer."""
     calls = [_call(student, batch, tokens, threads) for student in as_they_ship(students, as_int8)]
-    return [1e3 * seconds for seconds in timed(calls, ROUNDS, inner=1)]
+    return [1e3 * seconds for seconds in timed(calls, ROUNDS, inner=1, clock=clock)]
 
 
 def _call(student: Student, batch: int, tokens: int, threads: int | None) -> Callable[[], object]:

@@ -59,7 +59,7 @@ class Table:
 
 def counts(most: int, levels: int, group: int) -> tuple[int, ...]:
     """About `levels` sizes in even steps from one group to all `most` units: multiples of the group, the last aside."""
-    steps = np.linspace(min(group, most), most, levels)
+    steps = np.linspace(min(group, most), most, levels)[:-1]
     return tuple(sorted({min(most, max(1, round(s / group)) * group) for s in steps.tolist()} | {most}))
 
 

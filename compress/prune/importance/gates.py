@@ -19,7 +19,7 @@ from attar.distill.student import Student
 COMPARABLE = True
 STEPS, BATCH, RATE = 100, 16, 0.1
 WARM = 0.5
-"""Over this share of the steps the target falls from 1 to `keep`."""
+"""Over this share of the steps the target falls to `keep`, from where the gates start."""
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
 """Temperature and ends of the stretched concrete distribution (Louizos et al. 2018, section 4)."""
 OPEN = 2.0
@@ -50,7 +50,8 @@ def measure(student: Student, part: Part, texts: int, keep: float, context: Cont
 
 def target(step: int, keep: float) -> float:
     """The share of open gates that is asked for at a step."""
-    return 1 - (1 - keep) * min(1.0, step / (WARM * STEPS))
+    start = open_probability(torch.tensor(OPEN)).item()
+    return start - (start - keep) * min(1.0, step / (WARM * STEPS))
 
 
 def gate(logit: Tensor, random: torch.Generator) -> Tensor:
