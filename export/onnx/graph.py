@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from attar.runtime.tasks.base import INPUTS
 
-OPSET = 17
-IR_VERSION = 8
+OPSET = 21
+"""The first whose QuantizeLinear has blocks, by which rows have scales of their own."""
+IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 
 

@@ -30,7 +30,7 @@ def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only:
         name = f"{base}.classifier" if shape.unit else output
         found = _linear(graph, state, f"{base}.classifier", found, name, shape.reads)
     if shape.unit:
-        length = graph.op("ReduceL2", [found], f"{base}.length", axes=[-1], keepdims=1)
+        length = graph.op("ReduceL2", [found, graph.weight("last_axis", np.array([-1]))], f"{base}.length", keepdims=1)
         safe = graph.op("Max", [length, graph.weight("tiny_length", np.array(1e-12, np.float32))], f"{base}.safe")
         graph.op("Div", [found, safe], output)
     elif not shape.linear:
@@ -63,7 +63,8 @@ def _read(graph: Graph, reads: str, x: str, first_only: bool, width: int) -> str
         return _mean(graph, x, width)
     hidden = graph.once("Sub", [wide_mask(graph), graph.weight("unit", np.array(1, np.float32))], "mask_hidden")
     far = graph.once("Mul", [hidden, graph.weight("far", np.array(1e9, np.float32))], "mask_far")
-    return graph.once("ReduceMax", [graph.once("Add", [x, far], "unmasked")], "max_state", axes=[1], keepdims=0)
+    unmasked = graph.once("Add", [x, far], "unmasked")
+    return graph.once("ReduceMax", [unmasked, graph.weight("axis_1", np.array([1]))], "max_state", keepdims=0)
 
 
 def wide_mask(graph: Graph) -> str:

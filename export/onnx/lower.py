@@ -1,8 +1,7 @@
 """Lowers an encoder and its quantization plan to ONNX.
 
-The kernels are chosen for ONNX Runtime's CPU provider: MultiHeadAttention and Gelu, and for
-int8 MatMulIntegerToFloat on activations in u8 with zero point 128. Each row of activations has its own scale (or a
-constant one), so no text's answer depends on the other texts of its batch.
+The kernels are chosen for ONNX Runtime's CPU provider: MultiHeadAttention and Gelu, and for int8
+MatMulIntegerToFloat (export/onnx/product.py).
 """
 
 from __future__ import annotations
@@ -14,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.compress.quantize.plan import QuantPlan
+from attar.compress.quantize.rows import rows_of
 from attar.distill.encoder import Encoder, LayerShape, relative_buckets
 from attar.distill.student import Student
 from attar.export.onnx.graph import MICROSOFT, Graph
 from attar.export.onnx.heads import lower_head
-from attar.export.onnx.words import lower_words, quantize_columns
+from attar.export.onnx.product import Products
+from attar.export.onnx.words import lower_words
 
 Array = NDArray[Any]
 
@@ -37,7 +38,7 @@ class _Lowering:
         self.max_length = max_length
         self.typed = pairs and encoder.shape.types > 1
         self.state: Mapping[str, Array] = {k: v.detach().numpy() for k, v in encoder.state_dict().items()}
-        self.quantized: dict[str, tuple[str, str]] = {}
+        self.products = Products(self.graph, self.state, plan)
         self.relatives: dict[bytes, str] = {}
 
     def run(self) -> Any:
@@ -85,7 +86,7 @@ class _Lowering:
             head = x
         inputs, biases = [], []
         for source, name in ((head, "query"), (x, "key"), (x, "value")):
-            product, bias = self.linear(source, f"{base}.{name}")
+            product, bias = self.products(source, f"{base}.{name}", last and name == "query")
             inputs.append(product)
             biases.append(np.zeros(shape.heads * shape.head_size, np.float32) if bias is None else self.state[bias])
         together = g.weight(f"{base}.attention_bias", np.concatenate(biases))
@@ -99,15 +100,16 @@ class _Lowering:
         )  # fmt: skip
         if last:
             context = g.op("Slice", [context, *bounds], f"{base}.context_first")
-        attended = self.terms(context, f"{base}.output")
+        attended = self.terms(context, f"{base}.output", last)
         y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
-        wide = self.terms(y, f"{base}.ffn_in")
+        wide = self.terms(y, f"{base}.ffn_in", last)
         inner = wide[0] if len(wide) == 1 else g.op("Add", wide, f"{base}.ffn_biased")
         if self.shape.activation == "relu":
             inner = g.op("Relu", [inner], f"{base}.activation")
         else:
             inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
-        return self.norm([*self.terms(inner, f"{base}.ffn_out"), y], f"{base}.ffn_norm", f"{base}.result")
+        self.products.rows[inner] = rows_of(f"{base}.ffn_out", self.shape.activation)
+        return self.norm([*self.terms(inner, f"{base}.ffn_out", last), y], f"{base}.ffn_norm", f"{base}.result")
 
     def relative(self, module: str, last: bool) -> list[str]:
         """What distances add to the scores of attention (1, heads, T, T); of the last layer's row twice (.., 2, T)."""
@@ -136,62 +138,7 @@ class _Lowering:
         g = self.graph
         return g.once("Gather", [self.places(), g.weight("row_twice", np.array([0, 0]))], "places_twice", axis=1)
 
-    def terms(self, x: str, module: str) -> list[str]:
+    def terms(self, x: str, module: str, first: bool) -> list[str]:
         """The product, and the bias where it is still to be added."""
-        product, bias = self.linear(x, module)
+        product, bias = self.products(x, module, first)
         return [product] if bias is None else [product, self.graph.weight(bias, self.state[bias])]
-
-    def linear(self, x: str, module: str) -> tuple[str, str | None]:
-        """The product of a matrix, or of two where it is factorized, and the name of the bias that the caller adds.
-
-        Whoever reads the product can add the bias for nothing: attention, a residual sum, a fused activation.
-        """
-        if f"{module}.down.weight" in self.state:
-            x, _ = self.product(x, f"{module}.down", f"{module}.inner")
-            return self.product(x, f"{module}.up", module)
-        return self.product(x, module, module)
-
-    def product(self, x: str, module: str, name: str) -> tuple[str, str | None]:
-        g = self.graph
-        weight = self.state[f"{module}.weight"].T
-        bias = f"{module}.bias" if f"{module}.bias" in self.state else None
-        matrix = module.removesuffix(".down").removesuffix(".up")
-        if self.plan is None or matrix in self.plan.full:
-            return g.op("MatMul", [x, g.weight(f"{module}.weight", weight)], name), bias
-        values, scale = quantize_columns(weight, self.plan.bits)
-        packed = g.weight(f"{module}.int8", values)
-        static = self.plan.scales.get(module)
-        zero = g.weight("zero_128", np.array(128, dtype=np.uint8))
-        if static is not None:
-            quantized, row_scale = self.quantize_static(x, static)
-            inputs = [quantized, packed, row_scale, g.weight(f"{module}.scale", scale), zero]
-            if bias is not None:
-                inputs += ["", g.weight(bias, self.state[bias])]
-            return g.op("MatMulIntegerToFloat", inputs, name, domain=MICROSOFT), None
-        quantized, row_scale = self.quantize_rows(x)
-        one = g.weight("scale_1", np.array(1, dtype=np.float32))
-        inputs = [quantized, packed, one, g.weight(f"{module}.scale", scale / 127), zero]
-        found = g.op("MatMulIntegerToFloat", inputs, f"{name}_product", domain=MICROSOFT)
-        return g.op("Mul", [found, row_scale], name), bias
-
-    def quantize_static(self, x: str, scale: float) -> tuple[str, str]:
-        """u8 activations by a constant scale; shared by every matrix that reads `x` with the same scale."""
-        g, key = self.graph, f"{x}@{scale}"
-        if key not in self.quantized:
-            constant = g.weight(f"{x}.activation_scale", np.array(scale, dtype=np.float32))
-            zero = g.weight("zero_128", np.array(128, dtype=np.uint8))
-            self.quantized[key] = g.op("QuantizeLinear", [x, constant, zero], f"{x}_u8"), constant
-        return self.quantized[key]
-
-    def quantize_rows(self, x: str) -> tuple[str, str]:
-        """u8 activations by the largest magnitude of each row: (B, T, K) and that magnitude (B, T, 1)."""
-        g = self.graph
-        if x not in self.quantized:
-            magnitude = g.op("ReduceMax", [g.op("Abs", [x], f"{x}_abs")], f"{x}_max", axes=[-1], keepdims=1)
-            safe = g.op("Max", [magnitude, g.weight("tiny", np.array(1e-9, dtype=np.float32))], f"{x}_safe")
-            factor = g.op("Div", [g.weight("levels", np.array(127, dtype=np.float32)), safe], f"{x}_factor")
-            scaled = g.op("Mul", [x, factor], f"{x}_normalised")
-            constants = [g.weight("scale_1", np.array(1, dtype=np.float32))]
-            constants.append(g.weight("zero_128", np.array(128, dtype=np.uint8)))
-            self.quantized[x] = g.op("QuantizeLinear", [scaled, *constants], f"{x}_u8"), safe
-        return self.quantized[x]

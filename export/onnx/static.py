@@ -27,7 +27,7 @@ def lower(student: Student) -> Any:
     mask = g.op("Cast", ["attention_mask"], "mask", to=1)
     wide = g.op("Unsqueeze", [mask, axis(g, 2)], "mask_wide")
     far = g.op("Mul", [g.op("Sub", [wide, constant(g, "unit", 1)], "hidden"), constant(g, "far", 1e9)], "hidden_far")
-    top = g.op("ReduceMax", [g.op("Add", [x, far], "unmasked")], "top", axes=[1], keepdims=0)
+    top = g.op("ReduceMax", [g.op("Add", [x, far], "unmasked"), axis(g, 1)], "top", keepdims=0)
     scores = g.op("Gather", [weight(g, state, "weights.weight"), "input_ids"], "scores")
     line = g.op("Transpose", [scores], "scores_line", perm=[0, 2, 1])
     both = g.op("Concat", [weighted_mean(g, x, line, "attention_mask", shape.width), top], "pooled", axis=-1)

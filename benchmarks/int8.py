@@ -1,0 +1,136 @@
+"""Speed of int8 schemes against ONNX Runtime's own dynamic int8 (per tensor) of the same graph, on one thread.
+
+python benchmarks/int8.py                               # 6 and 3 layers of MiniLM's sizes, every row, every batch
+python benchmarks/int8.py --layers 6 --rows per_token --rounds 21
+
+Weights are random: speed does not depend on them, accuracy does, and is not asked for here. Above 1 a row is faster
+than the baseline. The baseline and a row take turns within every round (runtime/bench/paired.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnx import TensorProto
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tokenizers import Tokenizer, models
+
+from attar.compress.quantize.int8 import calibrate, shared
+from attar.compress.quantize.plan import QuantPlan
+from attar.distill.student import Student
+from attar.export.onnx import to_onnx
+from attar.export.onnx.plain import export_plain
+from attar.runtime.bench.paired import compare
+from attar.runtime.bench.texts import TEXTS
+from attar.runtime.cpu import machine
+from attar.runtime.engines.onnx import OnnxEngine
+
+VOCAB = 30522
+BATCHES: dict[str, list[int]] = {
+    "1 x 16": [16],
+    "8 x 64": [64] * 8,
+    "32 x 64": [64] * 32,
+    # About 1.3 tokens a word, and the two around them.
+    "32, mixed": [round(1.3 * len(text.split())) + 2 for text in TEXTS[-32:]],
+}
+BASELINE = "dynamic"
+
+
+def dynamic(model: bytes, folder: Path) -> bytes:
+    """ONNX Runtime's dynamic int8 of an fp32 model: weights and activations with one scale a tensor."""
+    source, target = folder / "fp32.onnx", folder / "dynamic.onnx"
+    source.write_bytes(model)
+    # What ONNX's shape inference does not know is what ONNX Runtime's own nodes give: floats.
+    options = {"DefaultTensorType": TensorProto.FLOAT}
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8, extra_options=options)
+    return target.read_bytes()
+
+
+def checkpoint(folder: Path, layers: int) -> Path:
+    """A random BERT of MiniLM's width with a tokenizer of made-up words."""
+    import transformers
+    from transformers.utils import logging as chatter
+
+    chatter.disable_progress_bar()
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=VOCAB, hidden_size=384, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=1536
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(99))))}
+    (folder / "tokenizer.json").write_text(Tokenizer(models.WordLevel(words, "[UNK]")).to_str(), encoding="utf-8")
+    return folder
+
+
+def mixed(student: Student) -> QuantPlan:
+    """Static but for the feed-forward matrices of full layers, which is what `mixed` found for real students."""
+    scales = shared(calibrate(student, ("w1 w2 w3",)))
+    last = f"layers.{student.encoder.depth - 1}."
+    return QuantPlan({n: s for n, s in scales.items() if ".ffn_" not in n or n.startswith(last)})
+
+
+def rows(student: Student, folder: Path) -> dict[str, Callable[[], bytes]]:
+    """The model of each row by its name."""
+
+    def planned(plan: QuantPlan) -> bytes:
+        return to_onnx(replace(student, plan=plan.to_json()))
+
+    return {
+        BASELINE: lambda: dynamic(to_onnx(student), folder),
+        "fp32": lambda: to_onnx(student),
+        "dynamic, plain export": lambda: dynamic(export_plain(folder, student.task), folder),
+        "per_token": lambda: planned(QuantPlan()),
+        "static": lambda: planned(QuantPlan(shared(calibrate(student, ("w1 w2 w3",))))),
+        "mixed": lambda: planned(mixed(student)),
+    }
+
+
+def call(engine: OnnxEngine, lengths: list[int]) -> Callable[[], object]:
+    """One run over a batch of random tokens of these lengths."""
+    places = np.arange(max(lengths))[None]
+    mask = (places < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.random.default_rng(0).integers(0, VOCAB, mask.shape) * mask
+    return lambda: engine.run(ids, mask)
+
+
+def measure(layers: int, chosen: list[str], rounds: int) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = checkpoint(Path(scratch), layers)
+        makers = rows(Student.load(folder), folder)
+        base = OnnxEngine(makers[BASELINE](), threads=1)
+        for name in chosen:
+            engine = OnnxEngine(makers[name](), threads=1)
+            cells = []
+            for batch, lengths in BATCHES.items():
+                a, b = call(base, lengths), call(engine, lengths)
+                ratio = compare(a, b, rounds, inner=max(1, 128 // sum(lengths)))
+                found.append({"layers": layers, "row": name, "batch": batch, **ratio.to_json()})
+                cells.append(f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
+            print("| " + " | ".join([str(layers), name, *cells]) + " |", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="speed of int8 schemes against ONNX Runtime's dynamic int8")
+    parser.add_argument("--layers", type=int, nargs="+", default=[6, 3])
+    names = ["fp32", "dynamic, plain export", "per_token", "static", "mixed"]
+    parser.add_argument("--rows", nargs="+", default=names, choices=names)
+    parser.add_argument("--rounds", type=int, default=11)
+    args = parser.parse_args()
+    logging.disable()
+    print("| layers | row | " + " | ".join(BATCHES) + " |\n|---|---|" + "---|" * len(BATCHES))
+    found = [record for layers in args.layers for record in measure(layers, args.rows, args.rounds)]
+    print(json.dumps({"machine": machine(), "baseline": f"{BASELINE}, ONNX Runtime's of our graph", "ratios": found}))
+
+
+if __name__ == "__main__":
+    main()
