@@ -23,8 +23,8 @@ from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer, models
 
-from attar.compress.quantize.int8 import calibrate, shared
 from attar.compress.quantize.plan import QuantPlan
+from attar.compress.quantize.static import calibrate, shared
 from attar.distill.student import Student
 from attar.export.onnx import to_onnx
 from attar.export.onnx.plain import export_plain
@@ -42,6 +42,8 @@ BATCHES: dict[str, list[int]] = {
     "32, mixed": [round(1.3 * len(text.split())) + 2 for text in TEXTS[-32:]],
 }
 BASELINE = "dynamic"
+WORDS = ("w1 w2 w3", "w4 w5")
+"""Texts in the made-up words of the tokenizer."""
 
 
 def dynamic(model: bytes, folder: Path) -> bytes:
@@ -72,7 +74,7 @@ def checkpoint(folder: Path, layers: int) -> Path:
 
 def mixed(student: Student) -> QuantPlan:
     """Static but for the feed-forward matrices of full layers, which is what `mixed` found for real students."""
-    scales = shared(calibrate(student, ("w1 w2 w3",)))
+    scales = shared(calibrate(student, WORDS))
     last = f"layers.{student.encoder.depth - 1}."
     return QuantPlan({n: s for n, s in scales.items() if ".ffn_" not in n or n.startswith(last)})
 
@@ -88,7 +90,7 @@ def rows(student: Student, folder: Path) -> dict[str, Callable[[], bytes]]:
         "fp32": lambda: to_onnx(student),
         "dynamic, plain export": lambda: dynamic(export_plain(folder, student.task), folder),
         "per_token": lambda: planned(QuantPlan()),
-        "static": lambda: planned(QuantPlan(shared(calibrate(student, ("w1 w2 w3",))))),
+        "static": lambda: planned(QuantPlan(shared(calibrate(student, WORDS)))),
         "mixed": lambda: planned(mixed(student)),
     }
 

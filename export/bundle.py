@@ -56,7 +56,7 @@ def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None)
     """The manifest without files, which `write_bundle` adds."""
     plan = QuantPlan.from_json(student.plan)
     requires: dict[str, Any] = {"onnxruntime": "1.23", "opset": OPSET}
-    if plan is not None and plan.bits == 8 and student.encoder.depth:
+    if plan is not None and plan.kind == "int8" and plan.bits == 8 and student.encoder.depth:
         # u8 x s8 products saturate on x86 without VNNI; golden inputs tell when it matters.
         requires["x86"] = "avx512_vnni or avx_vnni (or quantize with bits = 7)"
     return Manifest(

@@ -7,16 +7,21 @@ stays fp32: one scheme, `words`, whatever `schemes` says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from attar.compress.quantize.plan import SCHEMES, QuantPlan
-from attar.compress.statistics import observe
+from attar.compress.quantize.bias import corrections
+from attar.compress.quantize.calibration import METHODS
+from attar.compress.quantize.plan import SCHEMES, QuantPlan, check_bits, check_weights
+from attar.compress.quantize.smooth import by_matrix, equalized
+from attar.compress.quantize.static import calibrate, shared, tame
 from attar.distill.step import Context
 from attar.distill.student import Student
+from attar.runtime.cpu import instruction_sets
 from attar.runtime.errors import SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -25,100 +30,73 @@ WORDS = "words"
 
 @dataclass(frozen=True)
 class Settings:
-    """`schemes` to try; `texts` for calibration; `max_loss` in points on dev; `bits` as in `QuantPlan`.
+    """`schemes` to try; `texts` for calibration; `max_loss` in points on dev.
 
     With `mixed`, a matrix is static where that rounds at most `tolerance` times as badly as per token.
+
+    Attributes:
+        bits: of weights: 8, or 7 for processors whose u8 x s8 products saturate; `auto`: what this machine needs.
+        calibration: how static scales are found: `mse`, `minmax`, `percentile` or `entropy`.
+        smooth: alpha of SmoothQuant, 0 to 1: how much of the outliers moves into the weights; 0 leaves it out.
+        correct: whether the mean rounding error of static matrices is taken off their biases.
     """
 
     schemes: tuple[str, ...] = SCHEMES
     texts: int = 256
     max_loss: float = 0.5
     tolerance: float = 8.0
-    bits: int = 8
+    bits: int | Literal["auto"] = "auto"
+    calibration: str = "mse"
+    smooth: float = 0.0
+    correct: bool = False
 
     def __post_init__(self) -> None:
         wrong = [s for s in self.schemes if s not in SCHEMES]
         if wrong or not self.schemes:
             raise SettingsError(f"unknown scheme {wrong[0] if wrong else '(none)'!r}; known: {', '.join(SCHEMES)}")
-        if self.bits not in (7, 8):
-            raise SettingsError(f"bits must be 7 or 8, not {self.bits}")
+        if self.calibration not in METHODS:
+            raise SettingsError(f"unknown calibration {self.calibration!r}; known: {', '.join(METHODS)}")
+        if not 0 <= self.smooth <= 1:
+            raise SettingsError(f"smooth must be from 0 to 1, not {self.smooth}")
+        bits_of(self.bits)
 
 
-def best_scale(sample: Tensor, steps: int = 40) -> float:
-    """The clipping scale of least mean squared rounding error of values (n,) in 127 levels a side."""
-    top = float(sample.abs().max()) or 1e-6
-    best, least = top / 127, float("inf")
-    for i in range(1, steps + 1):
-        scale = top * i / steps / 127
-        rounded = torch.clamp(torch.round(sample / scale), -127, 127) * scale
-        error = float((rounded - sample).pow(2).mean())
-        if error < least:
-            best, least = scale, error
-    return best
+def bits_of(bits: int | Literal["auto"]) -> int:
+    """The bits of weights; `auto` is 7 on x86 without VNNI, where sums of two u8 x s8 products saturate at 16 bits."""
+    if bits != "auto":
+        check_bits("int8", bits)
+        return bits
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return 7 if x86 and not instruction_sets() & {"avx512_vnni", "avx_vnni"} else 8
 
 
-def calibrate(student: Student, texts: Sequence[Text], sample: int = 4096) -> dict[str, float]:
-    """Static activation scales of every matrix, from a seeded sample of the values it really sees."""
-    if not texts:
-        raise SettingsError("static scales need calibration texts, and there are none; use the scheme per_token")
-    seen: dict[str, list[Tensor]] = {}
-    generator = torch.Generator().manual_seed(0)
-
-    def see(name: str, x: Tensor) -> None:
-        values = x.flatten()
-        picked = torch.randint(len(values), (min(sample, len(values)),), generator=generator)
-        # The largest magnitude is always in the sample, since clipping it is the choice to be made.
-        seen.setdefault(name, []).append(torch.cat([values[picked], values.abs().max()[None]]))
-
-    observe(student, texts, see)
-    return {name: best_scale(torch.cat(parts)) for name, parts in seen.items()}
+def planned(scheme: str, student: Student, texts: Sequence[Text], settings: Settings) -> QuantPlan:
+    """The plan of a scheme, calibrated on the texts where it needs them."""
+    bits = bits_of(settings.bits)
+    if scheme == WORDS:
+        return QuantPlan(bits=bits)
+    norms = equalized(student, texts, settings.smooth) if settings.smooth else {}
+    smooth = by_matrix(student.transformer, norms)
+    scales = {} if scheme == "per_token" else shared(calibrate(student, texts, settings.calibration, smooth))
+    if scheme == "mixed":
+        scales = tame(student, texts, scales, settings.tolerance, smooth)
+    shifts = corrections(student, texts, scales, bits, smooth) if settings.correct and scales else {}
+    return QuantPlan(scales, bits=bits, smooth=_listed(norms), shifts=_listed(shifts))
 
 
-def rounding(x: Tensor, scale: Tensor | float) -> float:
-    """Sum of squared rounding errors of values (tokens, in) at one scale, or one a token (tokens, 1)."""
-    return float((torch.clamp(torch.round(x / scale), -127, 127) * scale - x).pow(2).sum())
-
-
-def tame(student: Student, texts: Sequence[Text], scales: dict[str, float], tolerance: float) -> dict[str, float]:
-    """The static scales of those matrices that they round at most `tolerance` times as badly as per-token ones."""
-    static: dict[str, float] = dict.fromkeys(scales, 0.0)
-    per_token: dict[str, float] = dict.fromkeys(scales, 0.0)
-
-    def see(name: str, x: Tensor) -> None:
-        static[name] += rounding(x, scales[name])
-        per_token[name] += rounding(x, x.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127)
-
-    observe(student, texts, see)
-    return {name: scale for name, scale in scales.items() if static[name] <= tolerance * per_token[name]}
-
-
-def shared(scales: dict[str, float]) -> dict[str, float]:
-    """Query, key and value read the same tensor: one scale, so that it is quantized once."""
-    result = dict(scales)
-    for name in scales:
-        if name.endswith(".query"):
-            base = name.removesuffix("query")
-            together = [n for n in (f"{base}query", f"{base}key", f"{base}value") if n in scales]
-            for other in together:
-                result[other] = max(scales[n] for n in together)
-    return result
-
-
-def _scales(scheme: str, student: Student, texts: Sequence[Text], tolerance: float) -> dict[str, float]:
-    if scheme in ("per_token", WORDS):
-        return {}
-    scales = shared(calibrate(student, texts))
-    return scales if scheme == "static" else tame(student, texts, scales, tolerance)
+def _listed(values: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(value.tolist()) for name, value in values.items()}
 
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a plan; export writes the int8 nodes."""
+    check_weights(student.encoder)
     before = context.score(student)
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []
     for scheme in settings.schemes if student.encoder.depth else (WORDS,):
-        scales = _scales(scheme, student, context.train.texts[: settings.texts], settings.tolerance)
-        candidate = replace(student, plan=QuantPlan(scales, bits=settings.bits).to_json())
+        plan = planned(scheme, student, context.train.texts[: settings.texts], settings)
+        candidate = replace(student, plan=plan.to_json())
         loss = before - context.score(candidate)
         ratio = context.speedup(student, candidate).ratio
         tried[scheme] = {"loss_points": round(loss, 3), "speedup": round(ratio, 3)}

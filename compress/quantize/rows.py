@@ -58,4 +58,5 @@ def round_columns(weight: Tensor, bits: int = 8) -> Tensor:
     """Weights (out, in) as symmetric integers with one scale an output give them back."""
     top = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / top
-    return torch.clamp(torch.round(weight / scale), -top, top) * scale
+    rounded: Tensor = torch.clamp(torch.round(weight / scale), -top, top) * scale
+    return rounded

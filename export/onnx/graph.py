@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ OPSET = 21
 """The first whose QuantizeLinear has blocks, by which rows have scales of their own."""
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+HALVES: Mapping[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 class Graph:
@@ -40,6 +42,17 @@ class Graph:
         if any(node.name == name for node in self.nodes):
             return name
         return self.op(kind, inputs, name, **attributes)
+
+    def halve(self, kind: str) -> None:
+        """Stores every matrix of floats in fp16 or bf16; a Cast, folded when the engine loads it, makes it fp32."""
+        casts = []
+        for name, weight in list(self.weights.items()):
+            if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
+                value = numpy_helper.to_array(weight).astype(HALVES[kind])
+                del self.weights[name]
+                stored = self.weight(f"{name}.{kind}", value)
+                casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+        self.nodes[:0] = casts
 
     def model(self, outputs: dict[str, list[str | int]], doc: str, *, typed: bool = False) -> onnx.ModelProto:
         """The checked model; its inputs, `token_type_ids` only if `typed`, are int64 (batch, length).

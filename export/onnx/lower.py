@@ -6,7 +6,6 @@ MatMulIntegerToFloat (export/onnx/product.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.rows import rows_of
+from attar.compress.quantize.smooth import readers
 from attar.distill.encoder import Encoder, LayerShape, relative_buckets
 from attar.distill.student import Student
-from attar.export.onnx.graph import MICROSOFT, Graph
+from attar.export.onnx.graph import HALVES, MICROSOFT, Graph
 from attar.export.onnx.heads import lower_head
 from attar.export.onnx.product import Products
 from attar.export.onnx.words import lower_words
@@ -37,7 +37,11 @@ class _Lowering:
         self.shape = encoder.shape
         self.max_length = max_length
         self.typed = pairs and encoder.shape.types > 1
-        self.state: Mapping[str, Array] = {k: v.detach().numpy() for k, v in encoder.state_dict().items()}
+        self.state: dict[str, Array] = {k: v.detach().numpy() for k, v in encoder.state_dict().items()}
+        self.divisors: dict[str, Array] = {}
+        self.smoothed: dict[str, str] = {}
+        if plan is not None:
+            self.smooth(encoder, plan)
         self.products = Products(self.graph, self.state, plan)
         self.relatives: dict[bytes, str] = {}
 
@@ -49,7 +53,16 @@ class _Lowering:
             x = self.layer(x, mask, i, layer, last=self.shape.first_only and i == len(self.shape.layers) - 1)
         first = self.shape.first_only
         outputs = {h.name: lower_head(g, self.state, h, x, first) for h in self.shape.heads}
+        if self.plan is not None and self.plan.kind in HALVES:
+            g.halve(self.plan.kind)
         return g.model(outputs, "Token ids to the outputs of every head.", typed=self.typed)
+
+    def smooth(self, encoder: Encoder, plan: QuantPlan) -> None:
+        """What the plan divides the outputs of norms by, multiplied into the matrices that read them."""
+        self.divisors = {norm: np.array(values, dtype=np.float32) for norm, values in plan.smooth.items()}
+        for norm, names in readers(encoder).items():
+            for name in names if norm in self.divisors else ():
+                self.state[f"{name}.weight"] = self.state[f"{name}.weight"] * self.divisors[norm]
 
     def embed(self) -> str:
         g = self.graph
@@ -72,20 +85,27 @@ class _Lowering:
         kernel is slower than the two apart (benchmarks/NOTES.md).
         """
         g = self.graph
-        scale = g.weight(f"{module}.weight", self.state[f"{module}.weight"])
-        bias = g.weight(f"{module}.bias", self.state[f"{module}.bias"])
+        weights = {part: self.state[f"{module}.{part}"] for part in ("weight", "bias")}
+        scale, bias = (g.weight(f"{module}.{part}", value) for part, value in weights.items())
         total = g.op("Sum", inputs, f"{name}_sum")
+        if module in self.divisors:
+            # The residual reads the norm as it is; only matrices read it divided.
+            parts = [g.weight(f"{module}.{p}_smooth", v / self.divisors[module]) for p, v in weights.items()]
+            self.smoothed[name] = g.op(
+                "LayerNormalization", [total, *parts], f"{name}_smooth", axis=-1, epsilon=self.shape.eps
+            )
         return g.op("LayerNormalization", [total, scale, bias], name, axis=-1, epsilon=self.shape.eps)
 
     def layer(self, x: str, mask: str, index: int, shape: LayerShape, last: bool) -> str:
         g, base = self.graph, f"layers.{index}"
+        head, whole = x, self.smoothed.get(x, x)
+        first = whole
         if last:
             bounds = [g.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]
             head = g.op("Slice", [x, *bounds], f"{base}.first")
-        else:
-            head = x
+            first = head if whole == x else g.op("Slice", [whole, *bounds], f"{base}.first_smooth")
         inputs, biases = [], []
-        for source, name in ((head, "query"), (x, "key"), (x, "value")):
+        for source, name in ((first, "query"), (whole, "key"), (whole, "value")):
             product, bias = self.products(source, f"{base}.{name}", last and name == "query")
             inputs.append(product)
             biases.append(np.zeros(shape.heads * shape.head_size, np.float32) if bias is None else self.state[bias])
@@ -102,7 +122,7 @@ class _Lowering:
             context = g.op("Slice", [context, *bounds], f"{base}.context_first")
         attended = self.terms(context, f"{base}.output", last)
         y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
-        wide = self.terms(y, f"{base}.ffn_in", last)
+        wide = self.terms(self.smoothed.get(y, y), f"{base}.ffn_in", last)
         inner = wide[0] if len(wide) == 1 else g.op("Add", wide, f"{base}.ffn_biased")
         if self.shape.activation == "relu":
             inner = g.op("Relu", [inner], f"{base}.activation")

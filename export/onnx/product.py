@@ -1,5 +1,8 @@
 """Lowers the products of an encoder's matrices, in fp32 or as its quantization plan says.
 
+Weights that are only stored in integers become fp32 when the engine folds constants: MatMulNBits, which reads them as
+they are, sums a row alone in another order than in a batch (benchmarks/NOTES.md).
+
 int8 is MatMulIntegerToFloat on activations in u8. Each row of activations has its own scale (or a constant one), so no
 text's answer depends on the other texts of its batch.
 """
@@ -9,16 +12,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.rows import EITHER, Rows
-from attar.export.onnx.graph import MICROSOFT, Graph
+from attar.export.onnx.graph import HALVES, MICROSOFT, Graph
 from attar.export.onnx.words import quantize_columns
 
 Array = NDArray[Any]
+
+
+def quantize_blocks(weight: Array, block: int, bits: int) -> tuple[Array, Array]:
+    """Symmetric integers, a scale for each block along a column: (in, out) -> (in, out) int8, (blocks, out) scales."""
+    top = 2 ** (bits - 1) - 1
+    starts = np.arange(0, len(weight), block)
+    scales = (np.maximum(np.maximum.reduceat(np.abs(weight), starts), 1e-12) / top).astype(np.float32)
+    spread = scales[np.arange(len(weight)) // block]
+    return np.clip(np.rint(weight / spread), -top, top).astype(np.int8), scales
 
 
 class Products:
@@ -51,8 +64,10 @@ class Products:
         weight = self.state[f"{module}.weight"].T
         bias = f"{module}.bias" if f"{module}.bias" in self.state else None
         matrix = module.removesuffix(".down").removesuffix(".up")
-        if self.plan is None or matrix in self.plan.full:
+        if self.plan is None or matrix in self.plan.full or self.plan.kind in HALVES:
             return g.op("MatMul", [x, g.weight(f"{module}.weight", weight)], name), bias
+        if self.plan.kind == "weights":
+            return g.op("MatMul", [x, self.stored(module, weight, self.plan)], name), bias
         static = self.plan.scales.get(module)
         values, scale = quantize_columns(weight, self.plan.bits)
         packed, columns = g.weight(f"{module}.int8", values), g.weight(f"{module}.scale", scale)
@@ -60,13 +75,24 @@ class Products:
             quantized, row_scale = self.quantize_static(x, static)
             inputs = [quantized, packed, row_scale, columns, self.zero(EITHER.middle)]
             if bias is not None:
-                inputs += ["", g.weight(bias, self.state[bias])]
+                shift = np.array(self.plan.shifts.get(module, 0), dtype=np.float32)
+                inputs += ["", g.weight(f"{module}.shifted_bias", self.state[bias] + shift)]
             return g.op("MatMulIntegerToFloat", inputs, name, domain=MICROSOFT), None
         quantized, row_scale = self.quantize_rows(x, weight.shape[0], first)
         one = g.weight("scale_1", np.array(1, dtype=np.float32))
         inputs = [quantized, packed, one, columns, self.zero(self.rows.get(x, EITHER).middle)]
         found = g.op("MatMulIntegerToFloat", inputs, f"{name}_product", domain=MICROSOFT)
         return g.op("Mul", [found, row_scale], name), bias
+
+    def stored(self, module: str, weight: Array, plan: QuantPlan) -> str:
+        """Integers with a scale for each block of a column, and the nodes that make (in, out) floats of them."""
+        g = self.graph
+        values, scales = quantize_blocks(weight, plan.block, plan.bits)
+        places = g.weight(f"places_{len(weight)}", np.arange(len(weight)) // plan.block)
+        packed = values.astype(ml_dtypes.int4) if plan.bits == 4 else values
+        whole = g.op("Cast", [g.weight(f"{module}.int{plan.bits}", packed)], f"{module}.whole", to=1)
+        spread = g.op("Gather", [g.weight(f"{module}.scales", scales), places], f"{module}.spread", axis=0)
+        return g.op("Mul", [whole, spread], f"{module}.weight")
 
     def zero(self, value: int) -> str:
         return self.graph.weight(f"zero_{value}", np.array(value, dtype=np.uint8))

@@ -6,13 +6,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from attar.compress.quantize.int8 import calibrate, shared
+from attar.compress.quantize.int8 import Settings
+from attar.compress.quantize.int8 import planned as plan_of
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill.student import Student
 from attar.runtime.tokenizer import Text
 from tests.models import EDGE_TEXTS, corpus, inputs, make_student
 
-SCHEMES = ("fp32", "per_token", "static", "7 bits")
+PLANS: dict[str, QuantPlan] = {
+    "per_token": QuantPlan(),
+    "7 bits": QuantPlan(bits=7),
+    "int8 weights": QuantPlan(kind="weights"),
+    "int4 weights": QuantPlan(kind="weights", bits=4),
+    "fp16": QuantPlan(kind="fp16", words=False),
+    "bf16": QuantPlan(kind="bf16", words=False),
+}
+CALIBRATED: dict[str, Settings] = {
+    "static": Settings(bits=8),
+    "smooth": Settings(bits=8, smooth=0.5, correct=True),
+}
+SCHEMES = ("fp32", *PLANS, *CALIBRATED)
 Make = Callable[[str], Student]
 
 
@@ -25,8 +38,9 @@ def planned(student: Student, scheme: str, kind: str = "text-classification") ->
     """The student as it is exported by the scheme."""
     if scheme == "fp32":
         return student
-    scales = shared(calibrate(student, corpus(kind, 40, seed=11).texts)) if scheme == "static" else {}
-    return replace(student, plan=QuantPlan(scales, bits=7 if scheme == "7 bits" else 8).to_json())
+    texts = corpus(kind, 40, seed=11).texts
+    plan = PLANS[scheme] if scheme in PLANS else plan_of("static", student, texts, CALIBRATED[scheme])
+    return replace(student, plan=plan.to_json())
 
 
 def maker(folder: Path, family: str = "bert", **sizes: int) -> Make:
