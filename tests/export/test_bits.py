@@ -120,6 +120,16 @@ def test_every_padding_gives_the_same_bits(scheme: str, size: str, kind: str, re
             assert all(same(found, expected) for found in run(model, encoded, [0] * count)), count
 
 
+@pytest.mark.parametrize("scheme", ["7 bits", "smooth", "int8 weights", "int4 weights", "fp16", "bf16"])
+def test_other_schemes_change_no_bit_either(scheme: str, wide: Make) -> None:
+    check_neighbours(in_memory(planned(wide("multi-task"), scheme, "multi-task"), threads=1), "multi-task", 8)
+
+
+def test_relu_changes_no_bit_either(tmp_path: Path) -> None:
+    student = make_student(tmp_path / "m", hidden=120, ffn=200, heads=5, hidden_act="relu")
+    check_neighbours(in_memory(planned(student, "per_token"), threads=1), "text-classification", 12)
+
+
 @pytest.mark.parametrize("kind", ["text-classification", "token-classification", "embeddings"])
 def test_long_rows_whose_far_distances_share_a_bias(kind: str, tmp_path: Path) -> None:
     longest = 200
