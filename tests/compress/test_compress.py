@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from attar.compress.prune.shrink import choose, shrink_layers
 from attar.compress.quantize import int8
-from attar.compress.quantize.int8 import best_scale, calibrate, shared
+from attar.compress.quantize.calibration import mse
+from attar.compress.quantize.static import calibrate, shared
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.statistics import matrices, observe, refit, second_moments
 from attar.distill.student import Student
@@ -161,21 +162,21 @@ def test_quantize_columns_is_off_by_half_a_step(seed: int, bits: int, size: floa
 
 
 @given(st.integers(0, 10_000), st.floats(1, 300))
-def test_best_scale_is_the_best_of_its_grid(seed: int, outlier: float) -> None:
+def test_mse_scale_is_the_best_of_its_grid(seed: int, outlier: float) -> None:
     values = np.random.default_rng(seed).standard_normal(400).astype(np.float32)
     values[0] = outlier
 
     def error(scale: float) -> float:
         return float(np.mean((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2))
 
-    found, top = best_scale(torch.from_numpy(values)), float(np.abs(values).max())
+    found, top = mse(torch.from_numpy(values)), float(np.abs(values).max())
     assert 0 < found <= top / 127 * (1 + 1e-6)
     assert error(found) <= min(error(top * i / 40 / 127) for i in range(1, 41)) * (1 + 1e-4)
 
 
-def test_best_scale_of_exact_values_is_exact() -> None:
-    assert best_scale(torch.arange(-127, 128) * 0.5) == pytest.approx(0.5)
-    assert best_scale(torch.zeros(10)) > 0
+def test_mse_scale_of_exact_values_is_exact() -> None:
+    assert mse(torch.arange(-127, 128) * 0.5) == pytest.approx(0.5)
+    assert mse(torch.zeros(10)) > 0
 
 
 def test_calibration_is_deterministic_and_shared(student: Student) -> None:

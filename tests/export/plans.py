@@ -25,7 +25,7 @@ CALIBRATED: dict[str, Settings] = {
     "static": Settings(bits=8),
     "smooth": Settings(bits=8, smooth=0.5, correct=True),
 }
-SCHEMES = ("fp32", *PLANS, *CALIBRATED)
+SCHEMES = ("fp32", "per_token", "static", "7 bits", "int8 weights", "fp16", "bf16")
 Make = Callable[[str], Student]
 
 
