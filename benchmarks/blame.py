@@ -20,8 +20,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from attar.compress import blame, heal
-from attar.compress.quantize.int8 import calibrate, shared
 from attar.compress.quantize.plan import QuantPlan
+from attar.compress.quantize.static import calibrate, shared
 from attar.distill.encoder import Encoder, EncoderShape, LayerShape
 from attar.distill.heads import HeadShape
 from attar.distill.step import Context
@@ -120,7 +120,7 @@ def context(dev: Examples) -> Context:
 
     return Context(
         dev, NOTHING, dev, nothing, speedup, lambda s: points(in_memory(s, threads=1), dev),
-        lambda s: dev_outputs(s, dev), Path(), nothing,
+        lambda s: dev_outputs(s, dev), Path(), nothing, nothing,
     )  # type: ignore[arg-type]  # fmt: skip  # nothing is taught here
 
 

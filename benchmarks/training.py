@@ -73,7 +73,7 @@ def classroom(student: Student, steps: int, teacher: Path) -> tuple[Context, Sup
 
     context = Context(
         train, nothing, nothing, lambda *_: taught, unused, lambda _: 0.0, lambda _: (encoded, {}), teacher,
-        lambda *_: None,
+        lambda *_: None, lambda *_: [],
     )  # fmt: skip
     return context, taught
 

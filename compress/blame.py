@@ -15,7 +15,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.compress.quantize.plan import QuantPlan
+from attar.compress.quantize.plan import QuantPlan, Rows
 from attar.compress.statistics import matrices
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
@@ -56,7 +56,7 @@ def layers(student: Student) -> dict[str, tuple[str, ...]]:
         of_layer = found.setdefault(f"layers.{index}", [])
         if matrix not in (*plan.full, *of_layer):
             of_layer.append(matrix)
-    words = {WORDS: (WORDS,)} if plan.words else {}
+    words = {WORDS: (WORDS,)} if plan.words != "fp32" else {}
     return {**words, **{layer: tuple(names) for layer, names in found.items() if names}}
 
 
@@ -64,7 +64,8 @@ def without(student: Student, names: Sequence[str]) -> Student:
     """The student with these parts in fp32."""
     plan = plan_of(student)
     full = dict.fromkeys([*plan.full, *(n for n in names if n != WORDS)])
-    return replace(student, plan=replace(plan, full=tuple(full), words=plan.words and WORDS not in names).to_json())
+    words: Rows = "fp32" if WORDS in names else plan.words
+    return replace(student, plan=replace(plan, full=tuple(full), words=words).to_json())
 
 
 def alone(student: Student, names: Sequence[str]) -> Student:

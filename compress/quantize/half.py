@@ -42,5 +42,5 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     check_weights(student.transformer)
     if settings.kind == "fp16":
         check_range(student.encoder)
-    plan = QuantPlan(kind=settings.kind, words=False)
+    plan = QuantPlan(kind=settings.kind, words="fp32")
     return replace(student.copy(), plan=plan.to_json()).with_step("compress.quantize.half", asdict(settings))

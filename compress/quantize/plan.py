@@ -53,6 +53,7 @@ class QuantPlan:
         parts = [f"{len(self.scales)} matrices static"] if self.scales else ["per token"]
         parts += [f"{len(self.full)} in fp32"] if self.full else []
         parts += ["smoothed"] if self.smooth else []
+        parts += ["int4 words"] if self.words == "int4" else []
         return f"int8 {parts[0]}" if parts == ["per token"] else f"int8, {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:

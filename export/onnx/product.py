@@ -101,8 +101,11 @@ class Products:
         """u8 activations by a constant scale; shared by every matrix that reads `x` with the same scale."""
         g, key = self.graph, f"{x}@{scale}"
         if key not in self.quantized:
-            constant = g.weight(f"{x}.activation_scale", np.array(scale, dtype=np.float32))
-            self.quantized[key] = g.op("QuantizeLinear", [x, constant, self.zero(EITHER.middle)], f"{x}_u8"), constant
+            # Matrices may read the same values by scales of their own, or by row: each has its name.
+            others = sum(name.startswith(f"{x}@") for name in self.quantized)
+            name = f"{x}_static{others or ''}"
+            constant = g.weight(f"{name}_scale", np.array(scale, dtype=np.float32))
+            self.quantized[key] = g.op("QuantizeLinear", [x, constant, self.zero(EITHER.middle)], name), constant
         return self.quantized[key]
 
     def quantize_rows(self, x: str, width: int, first: bool) -> tuple[str, str]:

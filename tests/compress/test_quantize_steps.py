@@ -48,7 +48,7 @@ def test_smoothing_leaves_fp32_outputs_as_they_were(student: Student) -> None:
     plan = int8.planned("per_token", student, TEXTS, int8.Settings(smooth=0.5))
     assert plan.smooth.keys() == readers(student.transformer).keys()
     # With every matrix in fp32 all that is left of the plan are the divided norms.
-    assert worst(student, replace(plan, full=ALL, words=False)) < 1e-5
+    assert worst(student, replace(plan, full=ALL, words="fp32")) < 1e-5
 
 
 def test_smoothing_rescues_outlier_channels(student: Student) -> None:
@@ -59,7 +59,7 @@ def test_smoothing_rescues_outlier_channels(student: Student) -> None:
             layer.ffn_in.weight[:, 3] /= 60
     others = tuple(name for name in ALL if not name.endswith("ffn_in"))
     settings = [int8.Settings(bits=8, calibration="minmax", smooth=alpha) for alpha in (0.0, 0.5)]
-    plans = [replace(int8.planned("static", loud, TEXTS, s), full=others, words=False) for s in settings]
+    plans = [replace(int8.planned("static", loud, TEXTS, s), full=others, words="fp32") for s in settings]
     losses = [worst(loud, plan) for plan in plans]
     assert losses[1] < losses[0] / 2
 
@@ -118,6 +118,14 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
         int8.Settings(**settings)
 
 
+def test_matrices_may_read_the_same_values_by_scales_of_their_own(student: Student) -> None:
+    scales = dict(int8.planned("static", student, TEXTS, int8.Settings()).scales)
+    one = QuantPlan(scales, words="fp32")
+    scales["layers.0.key"] *= 1.5
+    del scales["layers.0.value"]
+    assert 0 < worst(student, QuantPlan(scales, words="fp32")) < 2 * worst(student, one)
+
+
 # --- what is only stored --------------------------------------------------------------------------------------------
 
 
@@ -125,10 +133,12 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
     ("plan", "size", "error"),
     [
         # Random weights, normal: half a step is 1/254 of the largest at 8 bits, 1/14 at 4, 2^-11 and 2^-8 of any value.
-        (QuantPlan(kind="weights", words=False), 0.75, 0.1), (QuantPlan(kind="weights", bits=4, words=False), 0.7, 1.5),
-        (QuantPlan(kind="fp16", words=False), 0.56, 0.01), (QuantPlan(kind="bf16", words=False), 0.56, 0.08),
+        (QuantPlan(kind="weights", words="fp32"), 0.75, 0.1),
+        (QuantPlan(kind="weights", bits=4, words="fp32"), 0.7, 1.5),
+        (QuantPlan(kind="fp16", words="fp32"), 0.56, 0.01),
+        (QuantPlan(kind="bf16", words="fp32"), 0.56, 0.08),
     ],
-)  # fmt: skip
+)
 def test_stored_weights_are_smaller_and_close(plan: QuantPlan, size: float, error: float, student: Student) -> None:
     stored = replace(student, plan=plan.to_json())
     assert len(to_onnx(stored)) < size * len(to_onnx(student))

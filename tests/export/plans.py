@@ -18,8 +18,8 @@ PLANS: dict[str, QuantPlan] = {
     "7 bits": QuantPlan(bits=7),
     "int8 weights": QuantPlan(kind="weights"),
     "int4 weights": QuantPlan(kind="weights", bits=4),
-    "fp16": QuantPlan(kind="fp16", words=False),
-    "bf16": QuantPlan(kind="bf16", words=False),
+    "fp16": QuantPlan(kind="fp16", words="fp32"),
+    "bf16": QuantPlan(kind="bf16", words="fp32"),
 }
 CALIBRATED: dict[str, Settings] = {
     "static": Settings(bits=8),
