@@ -78,7 +78,7 @@ def test_alone_and_without_are_each_others_complement() -> None:
     assert set(one.full) | set(rest.full) == {*parts["layers.0"], *parts["layers.1"]}
     assert rest.full == ("layers.0.key",) and (one.words, rest.words) == ("fp32", "int8")
     assert blame.layers(blame.alone(student, ["words"])) == {"words": ("words",)}
-    assert blame.plan_of(blame.alone(student, ["words"])).words
+    assert blame.plan_of(blame.alone(student, ["words"])).words == "int8"
     with pytest.raises(SettingsError, match=r"in fp32.*compress\.quantize\.int8"):
         blame.layers(replace(student, plan=None))
 
