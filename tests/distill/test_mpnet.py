@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from attar.compress import vocabulary
-from attar.compress.factorize.activation_aware import factorized
+from attar.compress.factorize import svd
+from attar.compress.factorize.lowrank import factorized
 from attar.compress.prune.shrink import shrink_layers
-from attar.compress.statistics import second_moments
 from attar.distill.distil import take_layers
 from attar.distill.encoder import relative_buckets
 from attar.distill.huggingface import load_transformers
@@ -159,11 +159,11 @@ def test_narrower_fewer_and_factorized_layers(tmp_path: Path) -> None:
     whole = make_student(tmp_path / "m", "mpnet", layers=3)
     assert take_layers(whole, (1, 2, 3)).digest() == whole.digest()
     assert shrink_layers(whole, TEXTS, None, [torch.arange(64)] * 3).digest() == whole.digest()
-    name = "layers.0.ffn_in"
+    found = svd.apart(whole.transformer.layers[0].ffn_in.weight.detach())
     for student in (
         take_layers(whole, (1, 3)),
         shrink_layers(whole, TEXTS, None, [torch.arange(32)] * 3),
-        factorized(whole, {name: 8}, second_moments(whole, TEXTS, [name])),
+        factorized(whole, {"layers.0.ffn_in": found.cut(8)}),
     ):
         assert torch.equal(table(student, 0), table(whole, 0))
         parity.check(student, TEXTS)
