@@ -172,7 +172,9 @@ def test_corrections_are_small_and_of_static_matrices_alone(student: Student) ->
 
 
 def test_a_plan_survives_its_record() -> None:
-    plan = QuantPlan({"layers.0.query": 0.5}, False, 7, ("layers.1.key",), "int8", {"n": (1.0, 2.0)}, {"m": (0.5,)}, 64)
+    plan = QuantPlan(
+        {"layers.0.query": 0.5}, "int4", 7, ("layers.1.key",), "int8", {"n": (1.0, 2.0)}, {"m": (0.5,)}, 64
+    )
     assert QuantPlan.from_json(plan.to_json()) == plan
     assert QuantPlan.from_json({"scales": {}, "words": True, "bits": 8}) == QuantPlan()  # as written before
     with pytest.raises(SettingsError, match="one of int8, weights, fp16, bf16"):

@@ -16,6 +16,7 @@ from attar.compress import vocabulary
 from attar.compress.factorize import activation_aware
 from attar.compress.prune import ffn, heads
 from attar.compress.quantize import int8
+from attar.compress.quantize.plan import QuantPlan
 from attar.distill import distil, finetune
 from attar.distill.student import Student
 from attar.distill.students import convolutional, recurrent, static
@@ -162,7 +163,7 @@ def test_quantizing_stores_the_words_as_int8(name: str, given: Student) -> None:
     )  # fmt: skip
     result = int8.apply(student, int8.Settings(), made)
     assert result.lineage[-1]["tried"] == {"words": {"loss_points": 0.0, "speedup": 1.1}}
-    assert result.plan == {"scales": {}, "words": True, "bits": 8, "full": []}
+    assert QuantPlan.from_json(result.plan) == QuantPlan(words="int8", bits=int8.bits_of("auto"))
     saved = len(to_onnx(student)) - len(to_onnx(result))
     table = student.encoder.words.weight
     assert saved > 0.6 * table.numel() * 3
