@@ -86,6 +86,11 @@ def find(use: str) -> Step:
     return step
 
 
+def together(use: str) -> bool:
+    """Whether several processes take part in the step."""
+    return bool(getattr(find(use), "TOGETHER", False))
+
+
 def settings_of(kind: type[Any], given: Mapping[str, Any], where: str) -> Any:
     """An instance of a settings dataclass; an unknown key is refused with the list of known ones."""
     known = [f.name for f in dataclasses.fields(kind)]

@@ -15,7 +15,7 @@ from attar.distill import processes
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.ensemble import Ensemble, combined
 from attar.distill.resume import Checkpoints
-from attar.distill.step import Context, find
+from attar.distill.step import Context, find, together
 from attar.distill.student import Student
 from attar.distill.supervision import Supervision, supervise
 from attar.distill.teacher import Targets, Teacher
@@ -171,7 +171,7 @@ class Runner:
                 key, spec.use, asdict(spec.settings), spec.max_loss, spec.must_pay, self.material.digest()
             )
             work = self._work(load, spec, before, max_length, self.stages.checkpoints(name, step_key))
-            folder, result = self.stages.run(name, step_key, work, together=getattr(find(spec.use), "TOGETHER", False))
+            folder, result = self.stages.run(name, step_key, work, together=together(spec.use))
             record = {**result, "name": name, "cached": self.stages.cached[name], "seconds": self.stages.seconds[name]}
             records.append(record)
             verdict = "kept" if record["kept"] else "dropped"
