@@ -68,14 +68,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         found: dict[str, Tensor] = load_file(path)
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{path} cannot be read, it may be truncated: {error}") from error
-    for name, tensor in found.items():
-        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-            count = int((~finite).sum())
-            raise ModelError(
-                f"{path}: {name} holds {count} of {tensor.numel()} numbers that are NaN or infinite: its training "
-                "diverged, or the file is damaged; give an earlier checkpoint"
-            )
+    require_finite(found, f"{path}: ")
     return found
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: str = "") -> None:
+    """`ModelError` names the first tensor with a number that is none, which scales and refits would spread."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+            raise ModelError(
+                f"{where}{name} holds {int((~finite).sum())} of {tensor.numel()} numbers that are NaN or infinite: its "
+                "training diverged, or the file is damaged; give an earlier checkpoint"
+            )
 
 
 def read_task(folder: Path, positions: int) -> Task:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from attar.compress.factorize.lowrank import STEP
+from attar.distill.checkpoint import require_finite
 from attar.distill.encoder import Encoder
 from attar.distill.step import Context
 from attar.distill.student import Student
-from attar.runtime.errors import ModelError, SettingsError
+from attar.runtime.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     if old.shape.word_rank:
         raise SettingsError("the word embeddings are factorized already; drop the second compress.factorize.embeddings")
     table = old.words.weight.detach()
-    if not bool(table.isfinite().all()):
-        raise ModelError("the word embeddings hold NaN or infinite values; train the student again")
+    require_finite({"words.weight": table})
     rank = rank_of(old.shape.vocab, old.shape.hidden, settings.budget)
     rows, up = factors(table, token_counts(student, context) + 1, rank)
     encoder = Encoder(replace(old.shape, word_rank=rank))

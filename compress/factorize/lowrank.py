@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attar.distill.checkpoint import require_finite
 from attar.distill.encoder import MATRICES, LowRank, resized
 from attar.distill.step import Context
 from attar.distill.student import Student
-from attar.runtime.errors import ModelError, SettingsError
+from attar.runtime.errors import SettingsError
 
 STEP = 8
 """Ranks are multiples of it, for the kernels' sake."""
@@ -89,8 +90,7 @@ def dense(student: Student, kinds: Sequence[str]) -> dict[str, Tensor]:
             module = getattr(layer, kind)
             if isinstance(module, nn.Linear):
                 weight = found[f"layers.{i}.{kind}"] = module.weight.detach()
-                if not bool(weight.isfinite().all()):
-                    raise ModelError(f"layers.{i}.{kind} holds NaN or infinite weights; train the student again")
+                require_finite({f"layers.{i}.{kind}.weight": weight})
     return found
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from attar.compress.prune.shrink import calibration, check_keep, require_finite
+from attar.compress.prune.shrink import calibration, check_keep
+from attar.distill.checkpoint import require_finite
 from attar.distill.distil import take_layers
 from attar.distill.step import Context
 from attar.distill.student import Student
@@ -37,7 +38,7 @@ class Settings:
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """A shallower student."""
-    require_finite(student)
+    require_finite(student.encoder.state_dict())
     depth = student.transformer.depth
     wanted = depth - settings.drop if settings.drop else max(1, round(settings.keep * depth))
     if wanted < 1:

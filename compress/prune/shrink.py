@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from attar.compress.prune.importance import comparable, find_importance
 from attar.compress.prune.units import OUTWARD, Part, columns, with_count
 from attar.compress.statistics import Moments, moments, refit, refit_bias
+from attar.distill.checkpoint import require_finite
 from attar.distill.encoder import Layer, resized
 from attar.distill.step import Context
 from attar.distill.student import Student
-from attar.runtime.errors import DataError, ModelError, SettingsError
+from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tokenizer import Text
 
 Kept = Sequence[Tensor]
@@ -59,14 +60,7 @@ def require_prunable(student: Student) -> None:
     """Pruning comes before factorization, since it cuts whole matrices, and needs finite weights."""
     if any(layer.ranks for layer in student.transformer.shape.layers):
         raise SettingsError("pruning needs unfactorized matrices; put compress.prune before compress.factorize")
-    require_finite(student)
-
-
-def require_finite(student: Student) -> None:
-    """What is broken is not made smaller."""
-    for name, value in student.encoder.state_dict().items():
-        if not bool(torch.isfinite(value).all()):
-            raise ModelError(f"{name} holds NaN or infinite weights: train the student again, or start from another")
+    require_finite(student.encoder.state_dict())
 
 
 def calibration(context: Context, count: int) -> Sequence[Text]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from attar.compress.quantize import int8
-from attar.compress.quantize.plan import QuantPlan, check_weights
+from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.rows import EITHER, Rows, round_columns, round_rows, rows_of
 from attar.compress.statistics import matrices
 from attar.distill import distil
+from attar.distill.checkpoint import require_finite
 from attar.distill.encoder import Encoder
 from attar.distill.step import Context
 from attar.distill.student import Student
@@ -99,7 +100,7 @@ def plain(trained: Encoder, like: Student) -> Encoder:
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The student trained under rounding, with a plan; the input is untouched."""
-    check_weights(student.transformer)
+    require_finite(student.transformer.state_dict())
     bits = int8.bits_of(settings.bits)
     trained = distil.apply(rounded(student, bits), lessons(settings), context)
     plan, loss = QuantPlan(bits=bits), trained.lineage[-1]["final_loss"]

@@ -10,7 +10,8 @@ from typing import get_args
 
 import torch
 
-from attar.compress.quantize.plan import Half, QuantPlan, check_weights
+from attar.compress.quantize.plan import Half, QuantPlan
+from attar.distill.checkpoint import require_finite
 from attar.distill.network import Network
 from attar.distill.step import Context
 from attar.distill.student import Student
@@ -39,7 +40,7 @@ def check_range(network: Network) -> None:
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a plan; export stores them so."""
-    check_weights(student.transformer)
+    require_finite(student.transformer.state_dict())
     if settings.kind == "fp16":
         check_range(student.encoder)
     plan = QuantPlan(kind=settings.kind, words="fp32")

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from attar.compress.quantize.bias import corrections
 from attar.compress.quantize.calibration import METHODS
-from attar.compress.quantize.plan import SCHEMES, QuantPlan, check_bits, check_weights
+from attar.compress.quantize.plan import SCHEMES, QuantPlan, check_bits
 from attar.compress.quantize.smooth import by_matrix, equalized
 from attar.compress.quantize.static import calibrate, shared, tame
+from attar.distill.checkpoint import require_finite
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.runtime.cpu import instruction_sets
@@ -90,7 +91,7 @@ def _listed(values: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a plan; export writes the int8 nodes."""
-    check_weights(student.encoder)
+    require_finite(student.encoder.state_dict())
     before = context.score(student)
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []

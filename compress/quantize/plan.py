@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
-from attar.distill.network import Network
 from attar.runtime.errors import SettingsError
 
 Rows = Literal["fp32", "int8", "int4"]
@@ -82,17 +79,6 @@ def check_bits(kind: Kind, bits: int) -> None:
     if bits not in BITS[kind]:
         known = " or ".join(str(b) for b in BITS[kind])
         raise SettingsError(f"bits must be {known}, not {bits}")
-
-
-def check_weights(network: Network) -> None:
-    """Refuses weights that are no numbers, which a scale would spread over their whole row."""
-    for name, value in network.state_dict().items():
-        wrong = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
-        if wrong:
-            raise SettingsError(
-                f"{name} cannot be quantized: {wrong} of its {value.numel()} values are NaN or infinite; "
-                "train the student again with a lower learning_rate"
-            )
 
 
 def _rows(given: str | bool) -> Rows:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from attar.compress.quantize.plan import QuantPlan, check_bits, check_weights
+from attar.compress.quantize.plan import QuantPlan, check_bits
+from attar.distill.checkpoint import require_finite
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.runtime.errors import SettingsError
@@ -28,6 +29,6 @@ class Settings:
 
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The same weights with a plan; export stores them so."""
-    check_weights(student.transformer)
+    require_finite(student.transformer.state_dict())
     plan = QuantPlan(kind="weights", bits=settings.bits, block=settings.block)
     return replace(student.copy(), plan=plan.to_json()).with_step("compress.quantize.weights", asdict(settings))

@@ -214,7 +214,7 @@ def vader_ratings(part: str, cache: Path | None = None) -> Examples:
 
 def imdb_sentences(cache: Path | None = None) -> Examples:
     """32,000 sentences of film reviews, without labels."""
-    return imdb.sentences(fetch("imdb", cache=cache))
+    return imdb.drawn(fetch("imdb", cache=cache))
 
 
 _DATA: dict[str, Callable[[Path | None], Examples]] = {

@@ -11,6 +11,7 @@ import random
 import re
 from pathlib import Path
 
+from attar.distill.data.sentences import sentences
 from attar.runtime.data import Examples
 from attar.runtime.errors import AssetError
 
@@ -21,10 +22,9 @@ COUNT, SEED = 32_000, 13
 SHORTEST, LONGEST = 5, 35
 """Words of a sentence. The films' rated sentences have 19 on average."""
 _BREAK = re.compile(r"<br\s*/?>")
-_END = re.compile(r"\n+|(?<=[.!?])\s+")
 
 
-def sentences(folder: Path) -> Examples:
+def drawn(folder: Path) -> Examples:
     """A seeded draw of `COUNT` different sentences."""
     every = list(dict.fromkeys(s for text in _reviews(folder / FILE) for s in cut(text)))
     if len(every) < COUNT:
@@ -34,8 +34,7 @@ def sentences(folder: Path) -> Examples:
 
 def cut(text: str) -> list[str]:
     """The sentences of a review that are neither too short nor too long; single spaces between words."""
-    parts = (" ".join(part.split()) for part in _END.split(_BREAK.sub("\n", text)))
-    return [part for part in parts if SHORTEST <= len(part.split()) <= LONGEST]
+    return [" ".join(part.split()) for part in sentences(_BREAK.sub("\n", text), SHORTEST, LONGEST)]
 
 
 def _reviews(path: Path) -> list[str]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attar.distill.data.assets import resolve_data
+from attar.distill.data.sentences import sentences
 from attar.runtime.data import Examples, read_texts
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tokenizer import Text
 
 SHORTEST, LONGEST = 4, 60
 """Words of a sentence that is kept: fewer say too little for a teacher to judge, more are lists and tables."""
-# Abbreviations are cut too: what a teacher labels need not be whole.
-_END = re.compile(r"(?<=[.!?])\s+|[\r\n]+")
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,7 @@ def _sentences(source: Source, texts: Iterable[Text]) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise DataError(f"{source.source}: holds pairs, which are not cut into sentences; name one column of them")
-        found.extend(sentences(text))
+        found.extend(sentences(text, SHORTEST, LONGEST))
     if not found:
         raise DataError(f"{source.source}: holds no sentence of {SHORTEST} to {LONGEST} words; leave sentences out")
     return found
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of 4 to 60 words: a text ends one at its line ends and behind . ! or ? before a space."""
-    parts = (part.strip() for part in _END.split(text))
-    return [part for part in parts if SHORTEST <= len(part.split()) <= LONGEST]

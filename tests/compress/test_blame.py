@@ -159,4 +159,4 @@ def test_what_is_inside_the_margin_is_left_alone(static: Case) -> None:
 )
 def test_impossible_settings_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        heal.Settings(**given)  # type: ignore[arg-type]
+        heal.Settings(**given)  # type: ignore[arg-type]  # wrong on purpose

@@ -101,5 +101,5 @@ def test_what_cannot_be_done_is_said(student: Student) -> None:
         another.narrowed(shortened(student), 16)
     broken = student.copy()
     broken.transformer.words.weight.data[3, 0] = float("inf")
-    with pytest.raises(ModelError, match="word embeddings hold NaN or infinite"):
+    with pytest.raises(ModelError, match=r"words\.weight holds \d+ of"):
         shortened(broken)

@@ -121,7 +121,7 @@ def test_broken_weights_are_named(name: str, value: float, student: Student) -> 
     broken, step = student.copy(), find(f"compress.prune.{name}")
     with torch.no_grad():
         broken.encoder.layers[1].ffn_in.weight[3, 4] = value
-    with pytest.raises(ModelError, match=r"layers\.1\.ffn_in\.weight holds NaN or infinite"):
+    with pytest.raises(ModelError, match=r"layers\.1\.ffn_in\.weight holds \d+ of"):
         step.apply(broken, step.Settings(), context())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ import pytest
 import torch
 
 from attar.compress.quantize import aware, half, int8, weights
-from attar.compress.quantize.plan import QuantPlan, check_weights
+from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.smooth import readers
 from attar.distill.encoder import MATRICES
 from attar.distill.student import Student
 from attar.export import parity
 from attar.export.bundle import in_memory
 from attar.export.onnx import to_onnx
-from attar.runtime.errors import SettingsError
+from attar.runtime.errors import ModelError, SettingsError
 from tests.models import corpus, make_student
 
 TEXTS = corpus("text-classification", 40, seed=3).texts
@@ -152,7 +153,7 @@ def test_fp16_cannot_hold_everything(student: Student) -> None:
     with pytest.raises(SettingsError, match=r'layers\.1\.ffn_in\.weight has values above 65504.*kind = "bf16"'):
         half.check_range(large.encoder)
     with pytest.raises(SettingsError, match="kind must be one of fp16, bf16"):
-        half.Settings(kind="fp8")  # type: ignore[arg-type]
+        half.Settings(kind="fp8")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(SettingsError, match="bits must be 4 or 8, not 3"):
         weights.Settings(bits=3)
     with pytest.raises(SettingsError, match="block must be at least 1"):
@@ -164,8 +165,8 @@ def test_weights_that_are_no_numbers_are_named(value: float, student: Student) -
     broken = student.copy()
     with torch.no_grad():
         broken.transformer.layers[0].value.weight[0, :3] = value
-    with pytest.raises(SettingsError, match=r"layers\.0\.value\.weight cannot be quantized: 3 of its 4096 values"):
-        check_weights(broken.encoder)
+    with pytest.raises(ModelError, match=r"layers\.0\.value\.weight holds 3 of 4096 numbers"):
+        int8.apply(broken, int8.Settings(), SimpleNamespace())  # type: ignore[arg-type]  # refused before it is used
 
 
 # --- training under rounding ----------------------------------------------------------------------------------------

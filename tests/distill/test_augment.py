@@ -173,8 +173,9 @@ def test_masks_are_new_texts_of_a_recipe(model: Path, tmp_path: Path) -> None:
     rows = [f'"{text}",{label}' for text, label in zip(plain.texts, plain.labels or (), strict=True)]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     record = {"name": "x", "teacher": {"model": str(folder)}, "data": {"train": str(tmp_path / "train.csv")}}
-    found = read_data(parse({**record, "data": {**record["data"], "masks": 2}}))  # type: ignore[dict-item]
-    assert found == read_data(parse({**record, "data": {**record["data"], "masks": 2}}))  # type: ignore[dict-item]
+    masks = parse({**record, "data": {**record["data"], "masks": 2}})  # type: ignore[dict-item]  # it is a dict
+    found = read_data(masks)
+    assert found == read_data(masks)
     assert len(found.unlabelled) > len(found.splits.train)
     assert all("[MASK]" in text for text in found.unlabelled.texts)
 

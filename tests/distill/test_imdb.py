@@ -24,22 +24,22 @@ def test_a_seeded_draw_of_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
     reviews = [(f"This is the review of film {i}. It was said of all films here.", "imdb") for i in range(20)]
     folder = write(tmp_path, [*reviews, ("a sentence that the raters also saw .", "rotten_tomatoes")])
     monkeypatch.setattr(imdb, "COUNT", 21)  # twenty of their own, and the one that comes in all of them
-    found = imdb.sentences(folder)
+    found = imdb.drawn(folder)
     assert found.labels is None
     assert set(found.texts) == {f"This is the review of film {i}." for i in range(20)} | {
         "It was said of all films here."
     }
     monkeypatch.setattr(imdb, "COUNT", 5)
-    assert imdb.sentences(folder).texts == imdb.sentences(folder).texts
+    assert imdb.drawn(folder).texts == imdb.drawn(folder).texts
     monkeypatch.setattr(imdb, "COUNT", 22)
     with pytest.raises(AssetError, match="holds 21 sentences, fewer than the 22"):
-        imdb.sentences(folder)
+        imdb.drawn(folder)
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / imdb.FILE).write_text("review,stars\n", encoding="utf-8")
     with pytest.raises(AssetError, match="has no columns text and source"):
-        imdb.sentences(tmp_path)
+        imdb.drawn(tmp_path)
 
 
 @pytest.mark.assets

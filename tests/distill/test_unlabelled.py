@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attar.distill.data.unlabelled import Source, read_unlabelled, sentences
+from attar.distill.data.sentences import sentences as cut
+from attar.distill.data.unlabelled import LONGEST, SHORTEST, Source, read_unlabelled
 from attar.pipeline.data import Data, read_data
 from attar.pipeline.recipe import parse
 from attar.runtime.errors import DataError, SettingsError
@@ -23,6 +24,10 @@ TABLE = '[data] unlabelled: an entry is a file or an asset, or a table like { so
 def lines(path: Path, *rows: dict[str, Any]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def sentences(text: str) -> list[str]:
+    return cut(text, SHORTEST, LONGEST)
 
 
 def read(source: Source, kind: str = "text-classification") -> tuple[Any, ...]:
