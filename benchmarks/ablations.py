@@ -1,10 +1,12 @@
 """Which method earned what: one rung of a ladder trained with each list of methods and several seeds, judged on test.
 
 python benchmarks/ablations.py recipes/clinc150-ladder.toml --rung static --out build/ladder --seeds 3
+python benchmarks/ablations.py recipes/clinc150-ladder.toml --rung three-layers --out build/ladder --epochs 0.3
 python benchmarks/ablations.py recipes/clinc150-ladder.toml --rung three-layers --out build/ladder --only labels,soft
 
-The last distil step of the rung is repeated with other methods; steps behind it (quantization) are left out, as they
-blur what the methods differ by. What is cached is not run again, and the teacher is that of `attar ladder`.
+The first distil step of the rung is repeated with other methods; steps behind it (a second distillation, quantization)
+are left out, as they blur what the methods differ by. What is cached is not run again, and the teacher is that of
+`attar ladder`.
 """
 
 from __future__ import annotations
@@ -33,19 +35,21 @@ VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "soft + labels + relations": [SOFT, LABELS, {"use": "relations"}],
     "soft + labels + first-token states": [SOFT, LABELS, {"use": "patient", "weight": 10.0}],
     "soft + labels + contrastive": [SOFT, LABELS, {"use": "contrastive", "weight": 0.1}],
+    "soft + labels + mixup": [SOFT, LABELS, {"use": "mixup", "layer": 1}],
 }
 """`labels` alone is plain fine-tuning, without a teacher."""
-LAYERED = ("hidden states", "relations", "first-token states", "contrastive")
+LAYERED = ("hidden states", "relations", "first-token states", "contrastive", "mixup")
 
 
-def with_methods(rung: Recipe, methods: Sequence[Mapping[str, Any]], seed: int) -> Recipe:
-    """The rung up to its last distil step, with these methods in it and this seed throughout."""
-    last = max(i for i, step in enumerate(rung.steps) if step.use == "distill.distil")
+def with_methods(rung: Recipe, methods: Sequence[Mapping[str, Any]], seed: int, epochs: float | None) -> Recipe:
+    """The rung up to its first distil step, with these methods in it, this seed throughout, and so many epochs."""
+    first = next(i for i, step in enumerate(rung.steps) if step.use == "distill.distil")
     steps = [
         replace(s, settings=replace(s.settings, seed=seed)) if hasattr(s.settings, "seed") else s
-        for s in rung.steps[: last + 1]
+        for s in rung.steps[: first + 1]
     ]
-    steps[last] = replace(steps[last], settings=replace(steps[last].settings, methods=tuple(methods)))
+    own: dict[str, Any] = {"methods": tuple(methods)} | ({} if epochs is None else {"epochs": epochs})
+    steps[first] = replace(steps[first], settings=replace(steps[first].settings, **own))
     return replace(rung, steps=tuple(steps))
 
 
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("--rung", required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder of `attar ladder`, whose teacher is used")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, help="of that distil step (default: the recipe's)")
     parser.add_argument("--only", default="", help="variants by name, with commas between them")
     args = parser.parse_args()
     rungs = {recipe.name: recipe for recipe in read_ladder(args.ladder)}
@@ -75,7 +80,11 @@ def main() -> None:
     for name in chosen:
         place = args.out / "ablations" / args.rung
         found = [
-            score(with_methods(rung, VARIANTS[name], seed), place / f"{name.replace(' ', '')}-{seed}", args.out)
+            score(
+                with_methods(rung, VARIANTS[name], seed, args.epochs),
+                place / f"{name.replace(' ', '')}-{seed}",
+                args.out,
+            )
             for seed in range(args.seeds)
         ]
         spread = f"{stdev(found):.2f}" if len(found) > 1 else ""
