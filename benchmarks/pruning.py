@@ -59,13 +59,13 @@ def shapes(layers: int) -> dict[str, list[LayerShape]]:
     }
 
 
-def flops(layers: Sequence[LayerShape], first_only: bool, tokens: int) -> float:
+def flops(layers: Sequence[LayerShape], first_only: bool, tokens: int, hidden: int = 384) -> float:
     """Multiply-adds of a row in the layers; the last computes the first token alone where no head reads more."""
     total = 0
     for number, shape in enumerate(layers, 1):
         rows = 1 if first_only and number == len(layers) else tokens
         width = shape.heads * shape.head_size
-        total += 2 * 384 * width * (rows + tokens) + 2 * rows * tokens * width + 2 * rows * 384 * shape.ffn
+        total += 2 * hidden * width * (rows + tokens) + 2 * rows * tokens * width + 2 * rows * hidden * shape.ffn
     return float(total)
 
 
