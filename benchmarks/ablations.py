@@ -5,7 +5,8 @@ python benchmarks/ablations.py recipes/clinc150-ladder.toml --rung three-layers 
 python benchmarks/ablations.py recipes/clinc150-ladder.toml --rung three-layers --out build/ladder --only labels,soft
 
 The first distil step of the rung is repeated with other methods; steps behind it (a second distillation, quantization)
-are left out, as they blur what the methods differ by. What is cached is not run again, and the teacher is that of
+are left out, as they blur what the methods differ by. `labels`, which learns from labelled texts alone, takes as many
+steps as the others where `--epochs` is given. What is cached is not run again, and the teacher is that of
 `attar ladder`.
 """
 
@@ -38,6 +39,7 @@ VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "soft + labels + mixup": [SOFT, LABELS, {"use": "mixup", "layer": 1}],
 }
 """`labels` alone is plain fine-tuning, without a teacher."""
+ALONE = "labels"
 LAYERED = ("hidden states", "relations", "first-token states", "contrastive", "mixup")
 
 
@@ -77,11 +79,14 @@ def main() -> None:
     chosen = args.only.split(",") if args.only else [n for n in VARIANTS if layers or not n.endswith(LAYERED)]
     print(f"| {args.rung}, methods | test, mean of {args.seeds} seeds | spread (standard deviation) | each |")
     print("|---|---|---|---|", flush=True)
+    data = Run(rung, args.out / rung.name, Console(), home=args.out).data
+    texts = len(data.splits.train) + len(data.unlabelled)
     for name in chosen:
+        epochs = args.epochs and args.epochs * (texts / len(data.splits.train) if name == ALONE else 1)
         place = args.out / "ablations" / args.rung
         found = [
             score(
-                with_methods(rung, VARIANTS[name], seed, args.epochs),
+                with_methods(rung, VARIANTS[name], seed, epochs),
                 place / f"{name.replace(' ', '')}-{seed}",
                 args.out,
             )
