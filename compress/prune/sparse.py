@@ -102,14 +102,16 @@ def sparsegpt(weight: Tensor, moment: Tensor, share: float, group: int, block: i
     upper = torch.linalg.cholesky(inverse, upper=True)
     found = weight.detach().double().clone()
     for start in range(0, width, group or block):
-        part = found[:, start : start + (group or block)]
-        cost = (part / upper.diagonal()[start : start + part.shape[1]]).square()
+        end = min(start + (group or block), width)
+        part = found[:, start:end]
+        cost = (part / upper.diagonal()[start:end]).square()
         gone = lowest(cost.reshape(-1, group or cost.numel()), share).view_as(cost)
-        for place in range(part.shape[1]):
-            q = start + place
-            lost = torch.where(gone[:, place], found[:, q], 0.0) / upper[q, q]
-            found[:, q:] -= torch.outer(lost, upper[q, q:])
+        lost = torch.zeros_like(part)
+        for place, q in enumerate(range(start, end)):
+            lost[:, place] = torch.where(gone[:, place], part[:, place], 0.0) / upper[q, q]
+            part[:, place:] -= torch.outer(lost[:, place], upper[q, q:end])
         part.masked_fill_(gone, 0.0)  # exactly, whatever the rounding of the subtraction
+        found[:, end:] -= lost @ upper[start:end, end:]
     return found.to(weight.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Static students with fewer pieces, and with rows in fewer bits: smaller files, and where it can be the same answers."""
+"""Static students with fewer pieces, and with rows in fewer bits: smaller, and where it can be with the same answer."""
 
 from __future__ import annotations
 
