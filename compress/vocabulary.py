@@ -3,8 +3,9 @@
 Word embeddings are half of a small encoder. A kept piece keeps its embedding; a new one starts as the mean of the old
 pieces that spell it (as in FOCUS and WECHSEL, without their auxiliary vectors). Single characters stay, or in BPE the
 symbols that all else is merged from, so no text becomes unreadable (`compress/pieces.py` says why); rare words fall
-into more pieces. A distillation should follow: it aligns the teacher's targets by characters, and with `train_words`
-lets the new embeddings learn.
+into more pieces. In a static student a kept piece keeps its weight too, and pairs of kept pieces their rows: a text of
+kept pieces is answered as before, to the bit. A distillation should follow: it aligns the teacher's targets by
+characters, and with `train_words` lets the new embeddings learn.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from attar.compress.pieces import (
 from attar.distill.network import Network, network_of
 from attar.distill.step import Context
 from attar.distill.student import Student
+from attar.distill.students.static import Static
 from attar.runtime.errors import SettingsError
 from attar.runtime.tokenizer import Text, clean
 
@@ -74,10 +76,9 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     ranked = [piece for piece in model_pieces(record) if not is_mark(piece)]
     pieces = with_parts(record, always | chosen | set(ranked[: settings.common]))
     tokenizer, vocab = renumbered(record, pieces)
-    words = _embeddings(student.encoder.words.weight.detach(), vocab, old, prefix_of(record))
     result = replace(
         student,
-        encoder=_with_words(student.encoder, words),
+        encoder=_with_vocabulary(student.encoder, vocab, old, prefix_of(record)),
         tokenizer=tokenizer,
         pad_id=_renumber(student.pad_id, old, vocab),
     )
@@ -158,15 +159,28 @@ def _embeddings(old: torch.Tensor, vocab: dict[str, int], before: dict[str, int]
     return torch.stack([row(piece) for piece in vocab])
 
 
-def _with_words(network: Network, words: torch.Tensor) -> Network:
-    result, kind = network_of(network.shape.to_json() | {"vocab": len(words)}), network.shape.kind
-    state = {**network.state_dict(), "words.weight": words}
+def _with_vocabulary(network: Network, vocab: dict[str, int], before: dict[str, int], prefix: str) -> Network:
+    """The network with its tables for other pieces."""
+    shape, state = network.shape.to_json() | {"vocab": len(vocab)}, dict(network.state_dict())
+    state |= {name: _embeddings(state[name], vocab, before, prefix) for name in network.tables}
+    if isinstance(network, Static) and network.pairs is not None:
+        shape |= {"renumbered": True}
+        state["first_ids"] = _first_ids(network.first_ids, vocab, before)
+    result, kind = network_of(shape), network.shape.kind
     if any(state[name].shape != value.shape for name, value in result.state_dict().items()):
         raise SettingsError(
             f"a {kind} student has other tables of its vocabulary; put compress.vocabulary before its students step"
         )
     result.load_state_dict(state)
     return result.eval()
+
+
+def _first_ids(known: torch.Tensor | None, vocab: dict[str, int], before: dict[str, int]) -> torch.Tensor:
+    """(V,): by which id each piece goes on being hashed: its first one; a new piece by one that none of the old has."""
+    first = {piece: i if known is None else int(known[i]) for piece, i in before.items()}
+    new = (piece for piece in vocab if piece not in first)
+    first |= {piece: i for i, piece in enumerate(new, 1 + max(first.values()))}
+    return torch.tensor([first[piece] for piece in vocab])
 
 
 def _renumber(id_: int, old: dict[str, int], vocab: dict[str, int]) -> int:

@@ -1,6 +1,7 @@
 """Distils the teacher into a student by any mix of methods: each is a file in distill/methods/ and gives one loss.
 
-With `layers` a new student is started from those layers of the given one; without, training goes on (recovery).
+With `layers` a new student is started from those layers of the given one; without, training goes on (recovery). The
+zeros of a sparse student stay zeros.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from attar.distill.student import Student
 from attar.distill.supervision import Supervision
 from attar.distill.trainer import Schedule, namer, seed_everything, train
 from attar.distill.watch import watched
+from attar.distill.zeros import zeros_held
 from attar.runtime.errors import SettingsError
 
 TOGETHER = True
@@ -107,11 +109,12 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     # Without a teacher unlabelled rows would be steps that teach nothing.
     useful = None if None in limits else max(limit or 0 for limit in limits)
     lengths = [len(r) for r in taught.encoded.ids[:useful]]
-    final = train(
-        parameters, lengths, loss_of, schedule, context.progress,
-        keeper=_keeper(network, methods, settings, taught, context),
-        text_of=namer(taught.encoded, context.train.texts + context.unlabelled.texts),
-    )  # fmt: skip
+    with zeros_held(student):
+        final = train(
+            parameters, lengths, loss_of, schedule, context.progress,
+            keeper=_keeper(network, methods, settings, taught, context),
+            text_of=namer(taught.encoded, context.train.texts + context.unlabelled.texts),
+        )  # fmt: skip
     network.requires_grad_(True).eval()
     facts: dict[str, Any] = {"final_loss": round(final, 5)}
     if any(given.get("match") == "auto" for given in settings.methods):

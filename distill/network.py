@@ -39,8 +39,9 @@ class Shape(Protocol):
 
 class Network(nn.Module):
     """The base of every network. `words` are its token embeddings (V, E), however wide the states that it makes of
-    them."""
+    them; `tables` name what in its state has a row for every token."""
 
+    tables: ClassVar[tuple[str, ...]] = ("words.weight",)
     shape: Any
     words: nn.Embedding
 

@@ -61,6 +61,8 @@ class Step(Protocol):
 
     Where it says `TOGETHER = True`, several processes call `apply` with the same arguments, for it trains by
     `trainer.train`, and come to the same student; of any other step only the first process does.
+
+    Where it has a sentence `NEVER_PAYS`, no engine is faster for what it does, and that says why.
     """
 
     Settings: type[Any]
@@ -89,6 +91,11 @@ def find(use: str) -> Step:
 def together(use: str) -> bool:
     """Whether several processes take part in the step."""
     return bool(getattr(find(use), "TOGETHER", False))
+
+
+def never_pays(use: str) -> str:
+    """Why the step makes nothing faster on any engine; empty where it may."""
+    return str(getattr(find(use), "NEVER_PAYS", ""))
 
 
 def settings_of(kind: type[Any], given: Mapping[str, Any], where: str) -> Any:

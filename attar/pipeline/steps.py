@@ -15,7 +15,7 @@ from attar.distill import processes
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.ensemble import Ensemble, combined
 from attar.distill.resume import Checkpoints
-from attar.distill.step import Context, find, together
+from attar.distill.step import Context, find, never_pays, together
 from attar.distill.student import Student
 from attar.distill.supervision import Supervision, supervise
 from attar.distill.teacher import Targets, Teacher
@@ -202,7 +202,9 @@ class Runner:
         data = to_onnx(after)
         model = in_memory(after, model=data)
         found = points(model, self.material.dev)
-        ratio = speedup(student, after, self.material.dev.texts, self.quantizes)
+        # Noise around 1 is no speed of a step that makes nothing faster.
+        texts, timed = self.material.dev.texts, not never_pays(spec.use)
+        ratio = speedup(student, after, texts, self.quantizes) if timed else None
         reference = before["score"] if before else None
         kept, reason = judge(spec, ratio, found, reference, after is not student and _changed(student, after))
         warning = no_better_than_prior(after.task, found, self.material.dev) if spec.use == "distill.distil" else ""
@@ -217,7 +219,7 @@ class Runner:
             "size_mb": round(len(data) / 1e6, 3),
             "parameters": after.encoder.parameter_count(),
             "p50_ms": round(single_ms(model, self.material.dev.texts), 4),
-            "speedup": ratio.to_json(),
+            "speedup": None if ratio is None else ratio.to_json(),
         }
 
 
@@ -228,18 +230,25 @@ def _changed(a: Student, b: Student) -> bool:
     return any(not np.array_equal(mine[k].numpy(), theirs[k].numpy()) for k in mine)
 
 
-def judge(spec: StepSpec, ratio: Ratio, found: float, reference: float | None, changed: bool) -> tuple[bool, str]:
-    """Whether a step's result is kept, and why: it must change something, pay where it must, and not cost too much."""
-    speed = f"{ratio.ratio:.2f}x as fast (95 % interval {ratio.low:.2f}-{ratio.high:.2f})"
+def judge(
+    spec: StepSpec, ratio: Ratio | None, found: float, reference: float | None, changed: bool
+) -> tuple[bool, str]:
+    """Whether a step's result is kept, and why: it must change something, pay where it must, and not cost too much.
+
+    `ratio` is None for a step that never pays.
+    """
+    speed = never_pays(spec.use)
+    if ratio is not None:
+        speed = f"{ratio.ratio:.2f}x as fast (95 % interval {ratio.low:.2f}-{ratio.high:.2f})"
     loss = None if reference is None else reference - found
     cost = "" if loss is None else f", {0.0 - loss:+.2f} points on dev"
     if not changed:
         return False, "It changed nothing: no candidate paid on this machine."
-    if spec.must_pay and ratio.low <= 1.0:
+    if spec.must_pay and (ratio is None or ratio.low <= 1.0):
         return False, f"It does not pay: {speed}{cost}."
     if spec.max_loss is not None and loss is not None and loss > spec.max_loss:
         return False, f"It costs {loss:.2f} points on dev, more than its share of {spec.max_loss}; {speed}."
-    return True, f"{speed}{cost}."
+    return True, f"{speed[0].upper()}{speed[1:]}{cost}."
 
 
 def _loader(folder: Path) -> Callable[[], Student]:

@@ -61,7 +61,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class StaticShape:
-    """Sizes of the network; `hidden` is what the heads read."""
+    """Sizes of the network; `hidden` is what the heads read. `renumbered`: tokens have had other ids, by which pairs of
+    them are hashed."""
 
     kind: ClassVar[str] = "static"
     vocab: int
@@ -70,13 +71,22 @@ class StaticShape:
     positions: int
     heads: tuple[HeadShape, ...]
     bigrams: int = 0
+    renumbered: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, **asdict(self)}
+        record = {"kind": self.kind, **asdict(self)}
+        # As before there was such a thing: the digest of a student without it stays what it was.
+        return {k: v for k, v in record.items() if v or k != "renumbered"}
 
 
 class Static(Network):
-    """Token embeddings to one state of the whole text, which every head reads as the first token's."""
+    """Token embeddings to one state of the whole text, which every head reads as the first token's.
+
+    `first_ids` (V,) are the ids that the tokens had when the pairs learnt, where they are others now.
+    """
+
+    tables = ("words.weight", "weights.weight")
+    first_ids: Tensor | None
 
     def __init__(self, shape: StaticShape) -> None:
         super().__init__()
@@ -84,6 +94,7 @@ class Static(Network):
         self.words = nn.Embedding(shape.vocab, shape.width)
         self.weights = nn.Embedding(shape.vocab, 1)
         self.pairs = nn.Embedding(shape.bigrams, shape.width) if shape.bigrams else None
+        self.register_buffer("first_ids", torch.arange(shape.vocab) if shape.renumbered else None)
         self.mlp = nn.Linear(2 * shape.width, shape.hidden)
         self.heads = nn.ModuleDict({h.name: OutputHead(shape.hidden, h) for h in shape.heads})
 
@@ -91,7 +102,8 @@ class Static(Network):
         x = self.words(ids)
         if self.pairs is not None:
             # The last real token has no neighbour: what stands behind it does not count.
-            together = (ids[:, :-1] * PRIME + ids[:, 1:]) % self.shape.bigrams
+            known = ids if self.first_ids is None else self.first_ids[ids]
+            together = (known[:, :-1] * PRIME + known[:, 1:]) % self.shape.bigrams
             x = x + nn.functional.pad(self.pairs(together) * mask[:, 1:, None], (0, 0, 0, 1))
         hidden = (1 - mask).to(x.dtype)
         share = torch.softmax(self.weights(ids)[..., 0].float() - hidden.float() * 1e4, dim=-1)

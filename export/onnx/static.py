@@ -39,17 +39,21 @@ def lower(student: Student) -> Any:
 
 def pairs(g: Graph, state: dict[str, Array], plan: QuantPlan | None, buckets: int) -> str:
     """Embeddings (B, T, E) of each token with its right neighbour; nothing for the last one."""
-    row, there = neighbours(g, buckets)
+    ids = "input_ids"
+    if "first_ids" in state:
+        first = g.weight("first_ids", state["first_ids"].astype(np.int32))
+        ids = g.op("Cast", [g.op("Gather", [first, ids], "ids_first")], "ids_hashed", to=7)
+    row, there = neighbours(g, buckets, ids)
     found = lower_words(g, state, plan, "pairs", row)
     real = g.op("Unsqueeze", [g.op("Cast", [there], "right_real", to=1), axis(g, 2)], "right_wide")
     ends = g.weight("pair_pads", np.array([0, 0, 0, 0, 1, 0]))
     return g.op("Pad", [g.op("Mul", [found, real], "pairs_real"), ends], "pairs_padded")
 
 
-def neighbours(g: Graph, buckets: int) -> tuple[str, str]:
-    """The hashed row of each token with its right neighbour (B, T - 1), and whether there is one."""
-    left = g.op("Slice", ["input_ids", bound(g, 0), bound(g, -1), axis(g, 1)], "left")
-    right = g.op("Slice", ["input_ids", bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right")
+def neighbours(g: Graph, buckets: int, ids: str = "input_ids") -> tuple[str, str]:
+    """The hashed row of each token with its right neighbour (B, T - 1), by `ids`, and whether there is one."""
+    left = g.op("Slice", [ids, bound(g, 0), bound(g, -1), axis(g, 1)], "left")
+    right = g.op("Slice", [ids, bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right")
     hashed = g.op("Add", [g.op("Mul", [left, bound(g, PRIME)], "left_times"), right], "neighbours")
     row = g.op("Mod", [hashed, bound(g, buckets)], "pair_ids")
     return row, g.op("Slice", ["attention_mask", bound(g, 1), bound(g, BEHIND), axis(g, 1)], "right_mask")

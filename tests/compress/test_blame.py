@@ -6,16 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from attar.compress import blame, heal
 from attar.compress.quantize.plan import QuantPlan
+from attar.compress.quantize.smooth import readers
+from attar.compress.quantize.static import calibrate, shared
+from attar.compress.statistics import matrices
+from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.export.onnx import to_onnx
 from attar.runtime.bench.paired import Ratio
+from attar.runtime.data import Examples
 from attar.runtime.errors import SettingsError
 from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tasks.regression import Regression
 from benchmarks.blame import Case, case, context, plant, random_student
+from tests.compress import pruning
+from tests.models import make_student, sentences
 
 SEEDS = (0, 1, 3)
 """One scale a token (even) and calibrated scales (odd)."""
@@ -119,7 +127,7 @@ def test_the_cheaper_of_two_equal_repairs_comes_first(static: Case) -> None:
 
     work = replace(context(static.dev), speedup=speedup)
     reference = work.outputs(replace(static.student, plan=None))[1]
-    found = heal.repairs(static.student, ("full",), work, reference)
+    found = heal.repairs(static.student, {"full": heal.full}, work, reference)
     for repair in found:
         assert repair.cost == pytest.approx(0.1 if "ffn" in repair.name else heal.LEAST_COST)
     assert [r.gain / r.cost for r in found] == sorted((r.gain / r.cost for r in found), reverse=True)
@@ -148,13 +156,102 @@ def test_what_is_inside_the_margin_is_left_alone(static: Case) -> None:
     assert healed.lineage[-1]["repaired"] == {}
 
 
+def loud(seed: int, norm: str) -> Case:
+    """Static scales, and one channel of a norm 120 times as large; only in what reads it as much smaller."""
+    quiet = replace(random_student(seed, 3), plan=None)
+    with torch.no_grad():
+        part = quiet.transformer.get_submodule(norm)
+        part.weight[3] *= 120
+        part.bias[3] *= 120
+        for name, matrix in matrices(quiet.transformer).items():
+            if name in readers(quiet.transformer)[norm]:
+                matrix.weight[:, 3] /= 120
+    random = np.random.default_rng(seed)
+    texts = tuple(" ".join(f"w{w}" for w in random.integers(0, 400, random.integers(2, 9))) for _ in range(200))
+    with torch.no_grad():
+        quiet.encoder.heads["logits"].classifier.bias -= quiet.logits(texts).mean(0)
+    sure = quiet.logits(texts).topk(2).values.diff().flatten()
+    texts = tuple(texts[i] for i in sure.argsort()[:100].tolist())
+    own = tuple(answer.label for answer in quiet.answer(texts))
+    plan = QuantPlan(shared(calibrate(quiet, texts[:32], "minmax")))
+    return Case(replace(quiet, plan=plan.to_json()), (), Examples(texts, own, "its own answers"))
+
+
+def test_a_loud_norm_is_smoothed_for_all_that_read_it() -> None:
+    found = loud(0, "layers.0.ffn_norm")
+    work = context(found.dev)
+    healed = heal.apply(found.student, heal.Settings(margin=2.0, repairs=("smooth",)), work)
+    facts, plan = healed.lineage[-1], blame.plan_of(healed)
+    assert 100 - work.score(found.student) > 2.0 and facts["inside"], facts
+    assert "layers.0.ffn_norm" in plan.smooth and not plan.full
+    assert plan.scales.keys() == blame.plan_of(found.student).scales.keys(), "all of it stays static"
+    assert {how for hows in facts["repaired"].values() for how in hows} == {"smooth"}
+    before = blame.plan_of(found.student).scales["layers.1.key"]
+    assert plan.scales["layers.1.key"] == plan.scales["layers.1.value"] < before / 2
+
+
+def test_smoothing_needs_texts(static: Case) -> None:
+    work = replace(context(static.dev), train=Examples(static.dev.texts[:1], None, "one"))
+    with pytest.raises(SettingsError, match=r"smooth looks at training texts, and there are 1: .*per_token"):
+        heal.apply(static.student, heal.Settings(margin=0.0), work)
+
+
+RECOVER = {"epochs": 12, "learning_rate": 1e-3, "batch_size": 16, "methods": ({"use": "soft_targets"},)}
+
+
+@pytest.fixture(scope="module")
+def rough(tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Context]:
+    """Scales 16 times too coarse in one layer, a teacher with the student's own outputs, and its answers as labels."""
+    folder = tmp_path_factory.mktemp("heal") / "teacher"
+    student = make_student(folder)
+    texts = sentences(48, seed=7).texts
+    coarse = {name: 16 * scale for name, scale in shared(calibrate(student, texts)).items() if "0." in name}
+    plan = QuantPlan(coarse, shifts={"layers.0.output": (0.0,) * 32})
+    own = Examples(texts, tuple(answer.label for answer in student.answer(texts)), "its own answers")
+    teaching = pruning.context(own, student.logits(texts).numpy(), folder)
+    return replace(student, plan=plan.to_json()), replace(
+        context(own), supervision=teaching.supervision, teacher=folder
+    )
+
+
+def test_training_wins_back_what_no_repair_does(rough: tuple[Student, Context]) -> None:
+    student, work = rough
+    before, few = student.digest(), {"margin": 10.0, "repairs": ("smooth",), "least_speedup": 9.0}
+    stopped = heal.apply(student, heal.Settings(**few), work).lineage[-1]
+    assert stopped["loss_points"] > 15 and "recovered_points" not in stopped
+    healed = heal.apply(student, heal.Settings(**few, recover=RECOVER), work)
+    facts = healed.lineage[-1]
+    assert student.digest() == before
+    won = stopped["loss_points"] - facts["loss_points"]
+    assert won > 5 and facts["recovered_points"] == pytest.approx(won, abs=2e-3)
+    assert facts["inside"] and not facts["limit"]
+    assert 100 - work.score(healed) == pytest.approx(facts["loss_points"], abs=1e-3)
+    assert blame.plan_of(healed).scales == blame.plan_of(student).scales, "it learnt under the scales that ship"
+
+
+def test_a_recovery_that_wins_nothing_is_said_and_left_out(rough: tuple[Student, Context]) -> None:
+    student, work = rough
+    settings = heal.Settings(10.0, ("smooth",), 9.0, {**RECOVER, "learning_rate": 0.0})
+    stopped = heal.apply(student, settings, work)
+    assert stopped.lineage[-1]["limit"].endswith("x as fast as in fp32, and 12 epochs of recovery won 0.00 points")
+    assert stopped.plan == student.plan
+
+
+def test_only_int8_is_recovered(static: Case) -> None:
+    stored = replace(static.student, plan=QuantPlan(kind="weights").to_json())
+    with pytest.raises(SettingsError, match="recover trains under the rounding of int8, not of int8 weights"):
+        heal.apply(stored, heal.Settings(recover={"epochs": 1}), context(static.dev))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"margin": -1.0}, "margin must be at least 0"),
         ({"margin": float("nan")}, "margin must be at least 0"),
-        ({"repairs": ("smooth",)}, "unknown repair 'smooth'; known: per_token, full"),
+        ({"repairs": ("polish",)}, "unknown repair 'polish'; known: per_token, smooth, full"),
         ({"repairs": ()}, "unknown repair '.none.'"),
+        ({"recover": {"bits": 7}}, "bits in recover would contradict the plan"),
+        ({"recover": {"epoch": 1}}, "compress.heal: recover has no setting 'epoch'; known: bits, methods, epochs"),
     ],
 )
 def test_impossible_settings_are_refused(given: dict[str, object], message: str) -> None:

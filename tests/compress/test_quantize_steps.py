@@ -172,20 +172,30 @@ def test_weights_that_are_no_numbers_are_named(value: float, student: Student) -
 # --- training under rounding ----------------------------------------------------------------------------------------
 
 
+def a_plan(how: str, student: Student) -> QuantPlan:
+    """By 7 or 8 bits a token; or with scales, divisors and a matrix and the words in fp32."""
+    if how != "static":
+        return QuantPlan(bits=int(how))
+    plan = int8.planned("static", student, TEXTS, int8.Settings(bits=8, smooth=0.5))
+    freed = {name: scale for name, scale in plan.scales.items() if not name.endswith("0.output")}
+    return replace(plan, scales=freed, full=("layers.0.ffn_out",), words="fp32")
+
+
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
-@pytest.mark.parametrize("bits", [7, 8])
-def test_training_sees_what_export_computes(bits: int, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["7", "8", "static"])
+def test_training_sees_what_export_computes(how: str, family: str, tmp_path: Path) -> None:
     """A value at the edge of two levels may fall to either side, so a few outputs may differ by such a step."""
     student = make_student(tmp_path / "m", family, hidden=64, ffn=96)
-    seen = parity.flat(aware.rounded(student, bits).outputs(student.encode(TEXTS)))["logits"]
-    computed, plain = exported(student, QuantPlan(bits=bits)), exported(student, None)
+    plan = a_plan(how, student)
+    seen = parity.flat(aware.rounded(student, plan).outputs(student.encode(TEXTS)))["logits"]
+    computed, plain = exported(student, plan), exported(student, None)
     lost = np.abs(computed - plain).mean()
     assert np.abs(seen - computed).mean() < lost / 20
     assert np.median(np.abs(seen - computed)) < 1e-4
 
 
 def test_gradients_pass_straight_through(student: Student) -> None:
-    copy = aware.rounded(student, 8)
+    copy = aware.rounded(student, QuantPlan())
     encoder = copy.transformer.train()
     batch = student.encode(TEXTS[:4])
     ids = torch.tensor([row[:5] for row in batch.ids])

@@ -19,7 +19,7 @@ from attar.compress.quantize import int8
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill import distil, finetune
 from attar.distill.student import Student
-from attar.distill.students import convolutional, recurrent, static
+from attar.distill.students import convolutional, recurrent, tfidf
 from attar.distill.students.table import word_table
 from attar.export import parity
 from attar.export.bundle import Evidence, card, manifest, write
@@ -203,9 +203,9 @@ def test_another_vocabulary(name: str, given: Student) -> None:
 
 
 def test_another_vocabulary_of_a_student_with_more_tables(given: Student) -> None:
-    student = static.apply(given, static.Settings(16, 16), SimpleNamespace(train=sentences(8)))  # type: ignore[arg-type]  # all of a context that the step reads
+    student = tfidf.apply(given, tfidf.Settings(), SimpleNamespace(train=sentences(8)))  # type: ignore[arg-type]  # all of a context that the step reads
     made: Any = SimpleNamespace(train=sentences(8), unlabelled=Examples((), None, "nothing"))
-    with pytest.raises(SettingsError, match=r"a static student has other tables .*; put compress\.vocabulary before"):
+    with pytest.raises(SettingsError, match=r"a tfidf student has other tables .*; put compress\.vocabulary before"):
         vocabulary.apply(student, vocabulary.Settings(), made)
 
 
