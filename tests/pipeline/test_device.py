@@ -15,6 +15,7 @@ from attar.distill.student import Student
 from attar.export.onnx import to_onnx
 from attar.pipeline import run as pipeline
 from attar.runtime.bench.paired import Ratio
+from attar.runtime.errors import AttarError
 from tests.distill.pretended import NAME, pretended
 from tests.models import make_checkpoint, sentences
 
@@ -88,3 +89,17 @@ def test_distill_trains_there(here: Path, capsys: pytest.CaptureFixture[str]) ->
     with pretended() as there:
         assert main([*command, "--device", "cuda"]) == 0
     assert there.casts == {"cuda"} and THERE in said(capsys)["steps"][0]["reason"]
+
+
+def test_a_ladder_hands_the_device_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*given: object) -> None:
+        raise AttarError(f"fine-tuned on {given[-1]}")
+
+    monkeypatch.setattr(pipeline, "finetune", stopped)
+    ladder = RECIPE.replace("[[step]]", '[[rung]]\nname = "one"\n[[rung.step]]', 1).replace("[[step]]", "[[rung.step]]")
+    (here / "ladder.toml").write_text(ladder)
+    for name, device in (("cuda", "cuda:0"), ("cpu", "cpu")):
+        assert main(["ladder", "ladder.toml", "--out", "rungs", "--device", name]) == 2
+        assert capsys.readouterr().err.endswith(f"fine-tuned on {device}\n")
