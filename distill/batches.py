@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from attar.distill.heads import Outputs
+from attar.distill.device import device_of
 from attar.runtime.tasks.base import Head
 from attar.runtime.tokenizer import Encoded, pad
 
@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.ids, self.mask, self.types
+
+    def on(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        types = None if self.types is None else self.types.to(device)
+        return Batch(self.rows, self.ids.to(device), self.mask.to(device), types)
 
 
 def collate(encoded: Encoded, rows: list[int], pad_id: int) -> Batch:
@@ -54,9 +59,8 @@ def gather(values: NDArray[Any] | list[NDArray[Any]], rows: Sequence[int], width
 
 
 def run(
-    forward: Callable[[Tensor, Tensor, Tensor | None], Outputs], heads: Sequence[Head], encoded: Encoded, pad_id: int,
-    size: int = 64,
-) -> dict[str, NDArray[np.float32] | list[NDArray[np.float32]]]:  # fmt: skip
+    network: nn.Module, heads: Sequence[Head], encoded: Encoded, pad_id: int, size: int = 64
+) -> dict[str, NDArray[np.float32] | list[NDArray[np.float32]]]:
     """Raw outputs of every row in fp32, in the form that tasks read: (R, C), or one (T, C) a row."""
     count = len(encoded.ids)
     result: dict[str, Any] = {
@@ -64,9 +68,9 @@ def run(
     }
     with torch.no_grad():
         for batch in batches(encoded, pad_id, size):
-            found = forward(*batch.inputs).heads
+            found = network(*batch.on(device_of(network)).inputs).heads
             for head in heads:
-                values = found[head.name].float().numpy()
+                values = found[head.name].float().cpu().numpy()
                 if head.reads == "tokens":
                     for place, i in enumerate(batch.rows):
                         result[head.name][i] = values[place, : len(encoded.ids[i])].copy()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attar.distill import processes
 from attar.distill.checkpoint import depth_of
+from attar.distill.device import CPU, described
 from attar.distill.encoder import resized
 from attar.distill.method import Lesson, Method, Weighted, find_method, known
 from attar.distill.resume import Keeper, digest
@@ -91,10 +92,11 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     states = [name for module, own in chosen for name in module.needs(own, student, depth)]
     taught = context.supervision(student, tuple(dict.fromkeys(states)))
     seed_everything(settings.seed)
-    methods = [(own, module.build(own, student, taught, context)) for module, own in chosen]
+    methods = [(own, module.build(own, student, taught, context).to(context.device)) for module, own in chosen]
+    network.to(context.device)
 
     def loss_of(rows: list[int], progress: float) -> Tensor:
-        batch = taught.batch(rows)
+        batch = taught.batch(rows).on(context.device)
         with watched(network, [name for _, m in methods for name in m.watches]) as inner:
             found = processes.outputs_of(network, batch.inputs, inner)
         lesson = Lesson(batch, found, inner)
@@ -115,8 +117,8 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
             keeper=_keeper(network, methods, settings, taught, context),
             text_of=namer(taught.encoded, context.train.texts + context.unlabelled.texts),
         )  # fmt: skip
-    network.requires_grad_(True).eval()
-    facts: dict[str, Any] = {"final_loss": round(final, 5)}
+    network.requires_grad_(True).eval().to(CPU)
+    facts: dict[str, Any] = {"final_loss": round(final, 5), "trained_on": described(context.device)}
     if any(given.get("match") == "auto" for given in settings.methods):
         facts["matched"] = [list(getattr(own, "match", ())) for own, _ in methods]
     return student.with_step("distill.distil", asdict(settings), **facts)

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from attar.distill.device import full
+
 HIDDEN = -1e9
 """The score of a token that is not there. Finite: a row without any token has a distribution, and no NaN."""
 
@@ -22,7 +24,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
     """Scaled dot products: (B, Q, W), (B, K, W) -> (B, heads, Q, K), of `heads` equal parts of the width W."""
-    with torch.autocast("cpu", enabled=False):
+    with full(queries):
         q, k = (t.float().unflatten(-1, (heads, -1)).transpose(1, 2) for t in (queries, keys))
         found: Tensor = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     return found

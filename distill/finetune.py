@@ -12,6 +12,7 @@ import torch
 from attar.distill import processes
 from attar.distill.batches import collate, gather
 from attar.distill.checkpoint import read_config, read_tokenizer
+from attar.distill.device import CPU, device_of
 from attar.distill.huggingface import HuggingFace
 from attar.distill.objectives import hard
 from attar.distill.resume import Checkpoints, Keeper
@@ -58,7 +59,7 @@ def local_folder(source: Path | str) -> Path:
 
 def finetune(
     base: Path | str, task: Task, data: Examples, settings: Settings, out: Path, progress: Progress,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None, device: torch.device = CPU,
 ) -> None:  # fmt: skip
     """Trains `base` on labelled texts and writes config.json, model.safetensors and the tokenizer to `out`.
 
@@ -77,7 +78,7 @@ def finetune(
     read_config(folder)
     source = read_tokenizer(folder)
     seed_everything(settings.seed)
-    model = HuggingFace(folder, task, new=True)
+    model = HuggingFace(folder, task, new=True).to(device)
     _set_dropout(model, settings.dropout)
     _freeze(model.model, settings.freeze_layers)
     encoded = task.encode(task.reader(source, model.pad_id), data.texts)
@@ -89,19 +90,19 @@ def finetune(
     named = namer(encoded, data.texts)
     train(groups, [len(r) for r in encoded.ids], loss_of, schedule, progress, keeper=keeper, text_of=named)
     if processes.leads():
-        _save(model.eval(), folder, out)
+        _save(model.eval().to(CPU), folder, out)
 
 
 def _loss(model: HuggingFace, encoded: Encoded, data: Examples) -> Callable[[list[int], float], torch.Tensor]:
     task = model.task
-    targets = task.targets(encoded, data.labels or ())
+    targets, device = task.targets(encoded, data.labels or ()), device_of(model)
 
     def loss_of(chosen: list[int], _: float) -> torch.Tensor:
-        batch = collate(encoded, chosen, model.pad_id)
+        batch = collate(encoded, chosen, model.pad_id).on(device)
         found = processes.outputs_of(model, batch.inputs).heads
         width = batch.ids.shape[1]
         losses = [
-            hard(h, found[h.name].float(), gather(targets[h.name], chosen, width, IGNORED), batch.mask)
+            hard(h, found[h.name].float(), gather(targets[h.name], chosen, width, IGNORED).to(device), batch.mask)
             for h in task.heads
         ]
         return torch.stack(losses).sum()

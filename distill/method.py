@@ -53,6 +53,7 @@ class Method(nn.Module):
     """A loss; its parameters (projections) learn with the student and are thrown away afterwards.
 
     What it carries from batch to batch must be a buffer, for a training that resumes from a checkpoint to go on with.
+    Parameters and buffers are moved to where the student trains; what `forward` makes must lie where the batch does.
     `watches`: names of modules in the student's network whose outputs `Lesson.inner` is to hold.
     `rows`: how many of the first rows it can teach anything about; None: all.
     """

@@ -51,7 +51,7 @@ def supervised_contrastive(vectors: Tensor, classes: Tensor, temperature: float 
     Rows without a partner in the batch only repel; a batch without any pair gives 0.
     """
     same = classes[:, None] == classes[None, :]
-    other = ~torch.eye(len(classes), dtype=torch.bool)
+    other = ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
     scores = (vectors @ vectors.T / temperature).masked_fill(~other, -1e4)
     log_p = torch.log_softmax(scores, dim=-1)
     positive = (same & other).to(log_p.dtype)

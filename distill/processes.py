@@ -5,7 +5,8 @@ network made of the rows of the others. So each computes the loss of the whole b
 averages over, and keeps the same memory from batch to batch; only the gradients are shared out. The first process
 (rank 0) does everything beside training while the others wait.
 
-Collectives run over gloo, between CPUs. Outside of `joined` there is but one process, and nothing here does anything.
+Collectives run over gloo between CPUs and over NCCL between GPUs, by where a tensor lies; objects and barriers go over
+gloo in either case. Outside of `joined` there is but one process, and nothing here does anything.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from attar.distill.heads import Outputs
 from attar.runtime.errors import AttarError
 
 PATIENCE = timedelta(days=7)
-"""The others wait as long as the first one works; a process that is gone is noticed at once, by its closed socket."""
+"""The others wait as long as the first one works; a process that is gone is noticed at once, by its closed socket, or
+between GPUs by the launcher, which ends the others."""
 FAILED = 2
 T = TypeVar("T")
 
@@ -47,7 +49,7 @@ def joined() -> Iterator[None]:
     """
     try:
         store, rank, size = next(rendezvous("env://"))
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ProcessError(f"the processes do not find each other ({str(error).splitlines()[0]})") from error
     try:
@@ -58,6 +60,11 @@ def joined() -> Iterator[None]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _backend() -> str:
+    """What carries tensors between the processes, by where they lie. NCCL touches no GPU before it is needed."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
 def _first_to_fail(store: Any) -> bool:
@@ -185,7 +192,7 @@ class _Whole(torch.autograd.Function):
 def _own_draws() -> Iterator[None]:
     """Dropout differs between processes, whose generators nevertheless stay in step."""
     seed = int(torch.randint(2**31, ()).item())
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed + dist.get_rank())
         yield
 

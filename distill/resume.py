@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from attar.distill.device import CPU
 from attar.runtime.version import __version__
 
 FILE = "checkpoint.pt"
@@ -96,9 +97,11 @@ class Keeper:
         with torch.no_grad():
             for name, value in found["parameters"].items():
                 own[name].copy_(value)
+        before = dict(self._module.named_buffers())
         for name, value in found["buffers"].items():
             owner, _, last = name.rpartition(".")
-            setattr(self._module.get_submodule(owner), last, value)  # not copied into: a queue changes its size
+            # Not copied into: a queue changes its size.
+            setattr(self._module.get_submodule(owner), last, value.to(before[name].device))
         optimiser.load_state_dict(found["optimiser"])
         rng.setstate(found["random"].pop("batches"))
         _set_random_states(found["random"])
@@ -119,7 +122,8 @@ class Keeper:
             file.seek(max(0, size))
             if file.read() != _seal(self.file, size):
                 raise ValueError("the file is not what was written")
-        found: dict[str, Any] = torch.load(self.file, weights_only=True)  # no code of the file is run
+        # No code of the file is run; and what a GPU wrote goes on where there is none.
+        found: dict[str, Any] = torch.load(self.file, weights_only=True, map_location=CPU)
         return found
 
 
@@ -142,7 +146,7 @@ def _key(module: nn.Module, about: Any) -> str:
 
 def _bytes(value: Tensor) -> NDArray[Any]:
     """A tensor of any type, bf16 included, as bytes without a copy."""
-    found: NDArray[Any] = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    found: NDArray[Any] = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return found
 
 
@@ -160,11 +164,14 @@ def _random_states() -> dict[str, Any]:
     """The generators that dropout and methods draw from."""
     name, keys, *rest = np.random.get_state(legacy=True)
     numpy = (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest)
-    return {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy}
+    found = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy}
+    return {**found, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else found
 
 
 def _set_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(states["cuda"])
     random.setstate(states["python"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
+from attar.distill.device import CPU
 from attar.distill.resume import Checkpoints
 from attar.distill.student import Student
 from attar.distill.supervision import Supervision
@@ -41,6 +44,7 @@ class Context:
         outputs: its raw outputs on dev, likewise, and the rows they belong to.
         milliseconds: of each student on the target engine for a batch of so many rows of so many tokens, in turns.
         checkpoints: where a long training keeps what it needs to go on after a kill; None for nowhere.
+        device: where networks are trained and the teacher is asked; students come and go on the CPU.
     """
 
     train: Examples
@@ -54,6 +58,7 @@ class Context:
     progress: Progress
     milliseconds: Callable[[Sequence[Student], int, int], list[float]]
     checkpoints: Checkpoints | None = None
+    device: torch.device = CPU
 
 
 class Step(Protocol):

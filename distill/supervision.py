@@ -95,20 +95,23 @@ class Supervision:
                 real = place != NONE
                 result[row, : len(place)][real] = values[place[real]]
                 known[row, : len(place)] = real
-        return torch.from_numpy(result), torch.from_numpy(known)
+        device = batch.ids.device
+        return torch.from_numpy(result).to(device), torch.from_numpy(known).to(device)
 
     def _said(self, head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
         """The teacher's raw outputs of a head, and which tokens count."""
         if head.reads == "tokens":
             return self._packed(self.targets.heads[head.name], batch)
-        return torch.from_numpy(self.targets.heads[head.name][[self.source[i] for i in batch.rows]]), batch.mask
+        said = self.targets.heads[head.name][[self.source[i] for i in batch.rows]]
+        return torch.from_numpy(said).to(batch.ids.device), batch.mask
 
     def _continued(self, head: Head, wanted: Tensor, batch: Batch) -> Tensor:
         """Teacher logits in which tokens that begin inside the teacher's have the tags of a continuation."""
         into = self.student.task.continuations(head.name)
         if self.inside is None or into is None:
             return wanted
-        shifted = torch.zeros_like(wanted).index_add_(-1, torch.from_numpy(into), torch.softmax(wanted, -1))
+        places = torch.from_numpy(into).to(wanted.device)
+        shifted = torch.zeros_like(wanted).index_add_(-1, places, torch.softmax(wanted, -1))
         return torch.where(self._inside(batch)[..., None], shifted.clamp_min(1e-9).log(), wanted)
 
     def _inside(self, batch: Batch) -> Tensor:
@@ -117,7 +120,7 @@ class Supervision:
         for row, i in enumerate(batch.rows):
             begun = self.inside[i] if self.inside is not None else np.zeros(0, dtype=np.bool_)
             result[row, : len(begun)] = torch.from_numpy(begun)
-        return result
+        return result.to(batch.ids.device)
 
 
 def supervise(student: Student, teacher_tokenizer: bytes, targets: Targets, texts: Sequence[Text]) -> Supervision:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attar.distill.batches import batches, run
 from attar.distill.checkpoint import read_tokenizer
+from attar.distill.device import CPU, within_memory
 from attar.distill.huggingface import HuggingFace
 from attar.distill.kept import ROWS, Stores, bounds, digests, reused, stored
 from attar.distill.trainer import Progress, autocast
@@ -39,15 +40,16 @@ class Targets:
 
 
 class Teacher:
-    """A fine-tuned model in PyTorch."""
+    """A fine-tuned model in PyTorch, on a device."""
 
-    def __init__(self, folder: Path, task: Task) -> None:
-        self._model = HuggingFace(folder, task).eval()
+    def __init__(self, folder: Path, task: Task, device: torch.device = CPU) -> None:
+        self._model, self._device = HuggingFace(folder, task).eval().to(device), device
         self._tokenizer = task.reader(read_tokenizer(folder), self._model.pad_id)
         self.task = task
         self.layers = self._model.layers
         self.parameters: int = sum(p.numel() for p in self._model.parameters())
 
+    @within_memory()
     def outputs(self, encoded: Encoded) -> Outputs:
         """Raw outputs in full fp32."""
         return run(self._model, self.task.heads, encoded, self._model.pad_id)
@@ -63,7 +65,7 @@ class Teacher:
         """Outputs and the named states for every text, kept in `cache`: only what is not there yet is computed.
 
         `about` tells this teacher and task from others: rows that a neighbouring folder (`targets-*`) has from the
-        same one are copied, so a few more texts cost no more than themselves. bf16 passes where the processor has
+        same one are copied, so a few more texts cost no more than themselves. bf16 passes where the device has
         them, and fp16 storage of states, which rounds them by at most 1 in 2,048; the gate never uses these. A file of
         the cache that is damaged is computed again.
         """
@@ -80,6 +82,7 @@ class Teacher:
         heads = {h.name: found[f"head-{h.name}"] for h in self.task.heads}
         return Targets(encoded, starts, heads, {name: found[name] for name in states}, self.layers)
 
+    @within_memory()
     def _compute(
         self, encoded: Encoded, starts: NDArray[np.int64], names: Sequence[str], cache: Path, progress: Progress,
         about: str,
@@ -95,12 +98,12 @@ class Teacher:
             left = reused(cache, rows, names, stores)
             done = len(rows) - len(left)
             for batch in batches(encoded, self._model.pad_id, 64, left):
-                with torch.no_grad(), autocast(True):
-                    found = self._model(*batch.inputs, states=states)
+                with torch.no_grad(), autocast(True, self._device):
+                    found = self._model(*batch.on(self._device).inputs, states=states)
                 for name, values in zip(states, found.hidden, strict=True):
                     stores.put(name, half(values, name), batch.rows)
                 for h in heads:
-                    stores.put(f"head-{h.name}", found.heads[h.name].float().numpy(), batch.rows)
+                    stores.put(f"head-{h.name}", found.heads[h.name].float().cpu().numpy(), batch.rows)
                 done += len(batch.rows)
                 progress(done / len(rows), f"teacher outputs {done}/{len(rows)}")
             stores.publish(cache)
@@ -113,7 +116,7 @@ class Teacher:
 
 def half(values: Tensor, name: str) -> NDArray[np.float16]:
     """The same values in fp16; `ModelError` where one is too large for it, which would end as NaN in a loss."""
-    found: NDArray[np.float16] = values.to(torch.float16).numpy()
+    found: NDArray[np.float16] = values.to(torch.float16).cpu().numpy()
     if not np.isfinite(found).all():
         raise ModelError(f"the teacher's {name} has values beyond the 65,504 of fp16, or NaN: it cannot be learnt from")
     return found

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.distill import processes
+from attar.distill.device import CPU, within_memory
 from attar.distill.resume import Keeper
 from attar.runtime.cpu import instruction_sets
 from attar.runtime.errors import AttarError
@@ -30,7 +31,7 @@ class TrainingError(AttarError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimiser settings; `warmup` is a fraction of all steps, `bf16` is used where the processor has it."""
+    """Optimiser settings; `warmup` is a fraction of all steps, `bf16` is used where processor or GPU have it."""
 
     epochs: float
     batch_size: int
@@ -54,9 +55,15 @@ def bucketed(lengths: Sequence[int], batch_size: int, rng: random.Random, pool: 
     return batches
 
 
-def autocast(enabled: bool) -> torch.autocast:
-    """bf16 matrix products where asked for and where the processor has the instructions."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=enabled and "avx512_bf16" in instruction_sets())
+def autocast(enabled: bool, device: torch.device = CPU) -> torch.autocast:
+    """bf16 matrix products where asked for and where the processor, or the GPU, has the instructions."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled and _has_bf16(device))
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return "avx512_bf16" in instruction_sets()
 
 
 def seed_everything(seed: int) -> None:
@@ -89,6 +96,7 @@ class Standing:
         return said + (f"; warning: {trouble}" if trouble else "")
 
 
+@within_memory()
 def train(
     parameters: Iterable[nn.Parameter] | list[dict[str, Any]],
     lengths: Sequence[int],
@@ -103,7 +111,8 @@ def train(
 
     Returns the last mean loss.
 
-    `parameters` may be groups, `{"params": [...], "rate": 1.0}`: each learns at `rate` times the learning rate.
+    `parameters` may be groups, `{"params": [...], "rate": 1.0}`: each learns at `rate` times the learning rate. They
+    are trained where they are, on the CPU or a GPU.
     With a `keeper` training goes on from its checkpoint, to the same bits on a CPU, and removes it when it is done.
     Of several processes (processes.py) each takes its share of every batch where `loss_of` runs the network through
     `outputs_of`; the first one keeps the checkpoint that all go on from.
@@ -114,12 +123,14 @@ def train(
     """
     optimiser, rng = _adamw(parameters, schedule), random.Random(schedule.seed)
     total = max(1, round(schedule.epochs * math.ceil(len(lengths) / schedule.batch_size)))
+    device: torch.device = optimiser.param_groups[0]["params"][0].device
     now = _start(keeper, optimiser, rng, total, progress)
-    processes.agree((now.step, total, sum(lengths)), "the step, the steps in all or the tokens of the data")
+    about = now.step, total, sum(lengths), device.type
+    processes.agree(about, "the step, the steps in all, the tokens of the data or the kind of device")
     while now.step < total:
         now.queue = now.queue or bucketed(lengths, schedule.batch_size, rng)
         rows = now.queue.pop()
-        with autocast(schedule.bf16):
+        with autocast(schedule.bf16, device):
             loss = loss_of(rows, now.step / total)
         if wrong := _update(loss, optimiser, schedule, now.step, total):
             raise TrainingError(_diverged(wrong, now.step + 1, total, text_of(rows[0]) if text_of else "", keeper))

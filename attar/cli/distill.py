@@ -29,23 +29,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a TOML file (default: every second layer, ending with the last, at the default settings)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the student's folder")
+    device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the steps as one JSON line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print what each step gave."""
-    from attar.distill import processes
+    from attar.distill import device, processes
     from attar.pipeline import parts
     from attar.pipeline.fit import task_in
     from attar.pipeline.progress import Console
     from attar.pipeline.recipe import read_recipe
 
+    where = device.chosen(args.device)
     recipe = read_recipe(args.recipe) if args.recipe else None
     with processes.in_turn():
         given = corpus(args, task_in(args.teacher), recipe)
-    records = parts.distil(args.teacher, given, recipe, args.out, Console())
+    records = parts.distil(args.teacher, given, recipe, args.out, Console(), where)
     show(records, args.out, args.json)
     return 0
+
+
+def device_argument(parser: argparse.ArgumentParser) -> None:
+    """Where networks are trained."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="where to train and to ask the teacher (default: a GPU if PyTorch finds one)",
+    )  # fmt: skip
 
 
 def corpus_arguments(parser: argparse.ArgumentParser) -> None:

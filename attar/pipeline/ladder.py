@@ -9,7 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from attar.distill import processes
+from attar.distill.device import CPU
 from attar.pipeline import charts
 from attar.pipeline.markup import cells, decimal, heading, safe, table
 from attar.pipeline.progress import Console
@@ -40,14 +43,17 @@ class Rung:
     front: bool = False
 
 
-def climb(recipes: Sequence[Recipe], out: Path, console: Console, data: str | None = None) -> dict[str, Any]:
+def climb(
+    recipes: Sequence[Recipe], out: Path, console: Console, data: str | None = None, device: torch.device = CPU
+) -> dict[str, Any]:
     """Trains every rung that is not cached; what `ladder.json` holds. A rung that fails leaves the others alone."""
     rungs, reports = [], []
     for recipe in recipes:
         console.line(f"rung {recipe.name}")
         try:
             with processes.in_turn():
-                run = Run(recipe, out / recipe.name, console, data=data, allow_failed_gate=True, home=out)
+                place = out / recipe.name
+                run = Run(recipe, place, console, data=data, allow_failed_gate=True, home=out, device=device)
             report = run()
         except AttarError as error:
             # Several processes may be at different places when one fails, and could not go on in step.

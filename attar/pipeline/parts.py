@@ -10,6 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attar.compress.gate import OWN, GateSettings, Verdict, judge_all, worst
 from attar.compress.quantize import int8
 from attar.distill import distil as distillation
@@ -17,6 +19,7 @@ from attar.distill import processes
 from attar.distill.data.assets import resolve_model
 from attar.distill.data.augment import Augmentation, augmented
 from attar.distill.data.split import remove_overlap, split
+from attar.distill.device import CPU
 from attar.distill.ensemble import Ensemble
 from attar.distill.finetune import local_folder
 from attar.distill.student import Student
@@ -113,7 +116,9 @@ class Proof:
         return Evidence(self.gate, self.verdict.sentence(), facts)
 
 
-def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, console: Console) -> Records:
+def distil(
+    teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, console: Console, device: torch.device = CPU
+) -> Records:
     """The recipe's steps before the first of compression, from the fine-tuned teacher; the student goes to `out`."""
     out = vacant(out, "student.json")
     folder = local_folder(resolve_model(teacher))
@@ -130,7 +135,8 @@ def distil(teacher: str, corpus: Corpus, recipe: Recipe | None, out: Path, conso
         if not specs:
             raise SettingsError(f"the recipe {recipe.name!r} has no distill step before its first compress step")
     material = corpus.material(student.task, folder, recipe)
-    found, records = apply(student, material, specs, out, console, quantizes=recipe is not None and recipe.quantizes)
+    quantizes = recipe is not None and recipe.quantizes
+    found, records = apply(student, material, specs, out, console, quantizes=quantizes, device=device)
     if processes.leads():
         found.save(out)
     processes.wait()
@@ -220,11 +226,11 @@ def before_compression(recipe: Recipe) -> Sequence[StepSpec]:
 
 def apply(
     student: Student, material: Material, specs: Sequence[StepSpec], out: Path, console: Console,
-    *, quantizes: bool, before: Mapping[str, Any] | None = None,
+    *, quantizes: bool, before: Mapping[str, Any] | None = None, device: torch.device = CPU,
 ) -> tuple[Student, Records]:  # fmt: skip
     """The steps by the machinery of a run, in a cache beside `out` that is gone afterwards."""
     with workplace(out) as root:
-        runner = Runner(material, Stages(root, lasts=False), console, quantizes)
+        runner = Runner(material, Stages(root, lasts=False), console, quantizes, device)
         load, _, records = runner.run(lambda: student, "start", specs, student.task.max_length, before)
         return load(), records
 

@@ -52,6 +52,8 @@ class TeacherInfo(TypedDict):
     dev: NotRequired[float | None]
     test: NotRequired[float | None]
     p50_ms: NotRequired[float | None]
+    trained_on: NotRequired[str | None]
+    """The device; of a teacher that came fine-tuned nothing is known."""
 
 
 class StageInfo(TypedDict):

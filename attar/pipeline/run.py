@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from attar.compress.gate import sentence
 from attar.distill import processes
 from attar.distill.checkpoint import TASK
 from attar.distill.data.assets import resolve_model
+from attar.distill.device import CPU, described
 from attar.distill.finetune import finetune, local_folder
 from attar.distill.importers import family_of
 from attar.distill.student import Student
@@ -50,14 +52,14 @@ from attar.runtime.version import __version__
 
 class Run:
     """One run of one recipe into one output folder; the teacher and all that it said are kept in `home`, where given,
-    for other runs with the same teacher."""
+    for other runs with the same teacher. The `device` is where training and the teacher's passes are."""
 
     def __init__(
         self, recipe: Recipe, out: Path, console: Console, *, data: str | None = None, allow_failed_gate: bool = False,
-        home: Path | None = None,
+        home: Path | None = None, device: torch.device = CPU,
     ) -> None:  # fmt: skip
         self.recipe, self.out, self.console = recipe, out, console
-        self.home = home or out
+        self.home, self.device = home or out, device
         self.allow_failed_gate = allow_failed_gate
         self.started = time.monotonic()
         self.data = read_data(recipe, data)
@@ -130,14 +132,15 @@ class Run:
                 self.console.line("fine-tuning the teacher ...")
                 finetune(
                     self.base, self.task, train, spec.settings, folder / "teacher", self.console.progress,
-                    self.shared.checkpoints("teacher", key),
+                    self.shared.checkpoints("teacher", key), self.device,
                 )  # fmt: skip
-            return {}
+            return {} if spec.fine_tuned else {"trained_on": described(self.device)}
 
         key = key_of(
             folder_digest(self.base), spec.fine_tuned, asdict(spec.settings), self.task.to_json(), train.digest()
         )
-        folder, _ = self.shared.run("teacher", key, work, together=not spec.fine_tuned)
+        folder, result = self.shared.run("teacher", key, work, together=not spec.fine_tuned)
+        self.trained_on: str | None = result.get("trained_on")
         publish(folder / "teacher", self.home / "teacher")
         return folder / "teacher"
 
@@ -147,7 +150,7 @@ class Run:
 
         def work(part: Path) -> dict[str, Any]:
             self.console.line("judging the teacher ...")
-            teacher = Teacher(folder, self.task)
+            teacher = Teacher(folder, self.task, self.device)
             student = self.start(folder)
             found: dict[str, Any] = {"parameters": teacher.parameters, "layers": teacher.layers, "measures": {}}
             for name, data in (("dev", s.dev), ("test", s.test)):
@@ -180,7 +183,7 @@ class Run:
     def steps(self, teacher: Path, before: float) -> tuple[Callable[[], Student], str, list[dict[str, Any]]]:
         s = self.data.splits
         material = Material(self.task, s.train, self.data.unlabelled, s.dev, teacher, self.ensemble)
-        runner = Runner(material, self.stages, self.console, self.recipe.quantizes)
+        runner = Runner(material, self.stages, self.console, self.recipe.quantizes, self.device)
         runner.teacher_key, runner.targets = self.teacher_key, self.shared.root
         key = key_of(self.teacher_key, self.task.to_json())
         return runner.run(lambda: self.start(teacher), key, self.recipe.steps, self.task.max_length, {"score": before})
@@ -276,6 +279,7 @@ class Run:
             "teacher": {
                 "name": self.recipe.teacher.model, "parameters": judged["parameters"], "size_mb": round(size, 2),
                 "dev": judged["dev"], "test": judged["test"], "p50_ms": judged["p50_ms"],
+                "trained_on": self.trained_on,
             },
             "stages": records,  # type: ignore[typeddict-item]  # read back from JSON
             "warnings": remarks(records, judged["dev"], final["dev"], len(s.dev)),

@@ -10,9 +10,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 
 from attar.distill import processes
 from attar.distill.checkpoint import read_tokenizer
+from attar.distill.device import CPU
 from attar.distill.ensemble import Ensemble, combined
 from attar.distill.resume import Checkpoints
 from attar.distill.step import Context, find, never_pays, together
@@ -108,14 +110,18 @@ def single_ms(model: Model, texts: Sequence[Text]) -> float:
 
 
 class Runner:
-    """Runs steps over the cache; `console` hears of each. What the teacher says goes to the folder `targets`."""
+    """Runs steps over the cache; `console` hears of each. What the teacher says goes to the folder `targets`. Training
+    and the teacher's passes are on the `device`, which no key of the cache knows."""
 
-    def __init__(self, material: Material, stages: Stages, console: Console, quantizes: bool) -> None:
+    def __init__(
+        self, material: Material, stages: Stages, console: Console, quantizes: bool, device: torch.device = CPU
+    ) -> None:
         self.material = material
         self.stages = stages
         self.targets = stages.root
         self.console = console
         self.quantizes = quantizes
+        self.device = device
         self.teacher_key = ""
         self._teacher: Teacher | None = None
         self._others: list[Targets] | None = None
@@ -125,11 +131,11 @@ class Runner:
 
         def supervision(student: Student, states: Sequence[str]) -> Supervision:
             if self._teacher is None:
-                self._teacher = Teacher(m.teacher, shortened(m.task, max_length))
+                self._teacher = Teacher(m.teacher, shortened(m.task, max_length), self.device)
             task = self._teacher.task
             if self._others is None:
-                members = m.ensemble.members
-                self._others = [self._said(Teacher(other.folder, task), other.digest, ()) for other in members]
+                others = ((Teacher(o.folder, task, self.device), o.digest) for o in m.ensemble.members)
+                self._others = [self._said(other, key, ()) for other, key in others]
             found = combined(self._said(self._teacher, self.teacher_key, states), self._others, task, m.ensemble)
             return supervise(student, read_tokenizer(m.teacher), found, m.train.texts + m.unlabelled.texts)
 
@@ -145,6 +151,7 @@ class Runner:
             progress=self.console.progress,
             milliseconds=lambda students, batch, tokens: milliseconds(students, batch, tokens, self.quantizes),
             checkpoints=checkpoints,
+            device=self.device,
         )
 
     def _said(self, teacher: Teacher, teacher_key: str, states: Sequence[str]) -> Targets:

@@ -67,7 +67,8 @@ class Columns(nn.Module):
         self.bits, self.smooth = bits, smooth
 
     def forward(self, weight: Tensor) -> Tensor:
-        return straight(weight, round_columns(weight.detach() * self.smooth, self.bits) / self.smooth)
+        smooth = beside(self.smooth, weight)
+        return straight(weight, round_columns(weight.detach() * smooth, self.bits) / smooth)
 
 
 class Activations:
@@ -79,9 +80,15 @@ class Activations:
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
-        plain = x.detach().float() / self.smooth
+        smooth = beside(self.smooth, x)
+        plain = x.detach().float() / smooth
         found = round_rows(plain, self.rows) if self.scale is None else round_static(plain, self.scale)
-        return (straight(x, (found * self.smooth).to(x.dtype)), *inputs[1:])
+        return (straight(x, (found * smooth).to(x.dtype)), *inputs[1:])
+
+
+def beside(value: Tensor | float, x: Tensor) -> Tensor | float:
+    """The value where `x` is."""
+    return value.to(x.device) if isinstance(value, Tensor) else value
 
 
 def rounded(student: Student, plan: QuantPlan) -> Student:

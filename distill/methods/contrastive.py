@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attar.distill.batches import Batch
+from attar.distill.device import full
 from attar.distill.distributions import HIDDEN, masked_mean
 from attar.distill.heads import pool
 from attar.distill.method import Lesson, Method, Weighted, projection
@@ -54,7 +55,7 @@ def contrastive(student: Tensor, teacher: Tensor, bank: Tensor, other: Tensor, t
 
     `other` (B, N): whether a vector of the bank belongs to another text.
     """
-    with torch.autocast("cpu", enabled=False):
+    with full(student):
         own = (student * teacher).sum(-1, keepdim=True)
         rest = (student @ bank.T).masked_fill(~other, HIDDEN)
         return -torch.log_softmax(torch.cat([own, rest], 1) / temperature, dim=-1)[:, 0]
@@ -98,7 +99,7 @@ class _Contrastive(Method):
         """The teacher's unit vectors (B, D) and its rows (B,), `NOBODY` where no token is known."""
         length = 1 if self.settings.pool == "first" else batch.ids.shape[1]
         states, known = self.taught.states(self.state, batch, length)
-        rows = torch.tensor([self.taught.source[i] for i in batch.rows])
+        rows = torch.tensor([self.taught.source[i] for i in batch.rows], device=batch.ids.device)
         vectors = F.normalize(pool(states.float(), known, self.settings.pool), dim=-1)
         return vectors, torch.where(known.any(1), rows, NOBODY)
 

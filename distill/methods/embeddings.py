@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attar.distill.device import full
 from attar.distill.distributions import masked_mean
 from attar.distill.method import Lesson, Method, Weighted, projection
 from attar.distill.student import Student
@@ -51,7 +51,7 @@ def similarity(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
     Similarity-preserving distillation (Tung & Mori 2019, equation 4), of tokens in place of images.
     """
-    with torch.autocast("cpu", enabled=False):
+    with full(student):
         mine, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
         difference = mine @ mine.transpose(1, 2) - theirs @ theirs.transpose(1, 2)
     return masked_mean(difference.pow(2), mask[:, :, None] * mask[:, None, :])

@@ -41,7 +41,7 @@ class _Labels(Method):
         if places:
             rows, width = [batch.rows[p] for p in places], batch.ids.shape[1]
             for head in self.heads:
-                target = gather(self.targets[head.name], rows, width, IGNORED)
+                target = gather(self.targets[head.name], rows, width, IGNORED).to(batch.ids.device)
                 losses.append(hard(head, found.heads[head.name][places], target, batch.mask[places]))
         return torch.stack(losses).sum()
 

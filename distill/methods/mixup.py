@@ -102,7 +102,8 @@ class _Mixup(Method):
     def forward(self, lesson: Lesson) -> Tensor:
         """Draws from the generator whose state checkpoints hold."""
         count, alpha = len(lesson.batch.rows), torch.tensor(float(self.settings.alpha))
-        return self.loss(lesson.batch, torch.randperm(count), torch.distributions.Beta(alpha, alpha).sample((count,)))
+        drawn = torch.randperm(count), torch.distributions.Beta(alpha, alpha).sample((count,))
+        return self.loss(lesson.batch, *(values.to(lesson.batch.ids.device) for values in drawn))
 
     def loss(self, batch: Batch, partner: Tensor, share: Tensor) -> Tensor:
         """The loss where row i keeps `share[i]` and gets the rest from row `partner[i]`, both (B,)."""

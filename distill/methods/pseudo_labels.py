@@ -88,7 +88,7 @@ class _PseudoLabels(Method):
         losses = [found[self.heads[0].name].sum() * 0.0]
         places = [place for place, row in enumerate(batch.rows) if row >= self.labelled]
         for head in self.heads if places else []:
-            target = torch.from_numpy(self.labels[head.name][[batch.rows[p] for p in places]])
+            target = torch.from_numpy(self.labels[head.name][[batch.rows[p] for p in places]]).to(batch.ids.device)
             losses.append(hard(head, found[head.name][places], target, batch.mask[places]))
         return torch.stack(losses).sum()
 

@@ -134,7 +134,7 @@ def test_states_are_rounded_to_half_precision(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By at most half a unit in the last of fp16's 11 digits, or of its smallest step, 2^-24."""
-    monkeypatch.setattr(attar.distill.teacher, "autocast", lambda _: torch.autocast("cpu", enabled=False))
+    monkeypatch.setattr(attar.distill.teacher, "autocast", lambda *_: torch.autocast("cpu", enabled=False))
     names = ("hidden0", "hidden3", "key2")
     found = teacher.targets(TEXTS, names, tmp_path / "targets", quiet)
     for row in (0, 30, 70):
