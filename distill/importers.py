@@ -101,7 +101,10 @@ def family_of(folder: Path) -> Family:
     """The family of a model folder; `ModelError` for one that cannot be imported."""
     kind = read_config(folder).get("model_type", "?")
     if kind not in FAMILIES:
-        raise ModelError(f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(FAMILIES)}")
+        raise ModelError(
+            f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(FAMILIES)}. "
+            "`attar convert` without steps exports any other encoder as it is"
+        )
     return FAMILIES[kind]
 
 

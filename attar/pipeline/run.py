@@ -26,7 +26,7 @@ from attar.export.bundle import describe, in_memory, manifest
 from attar.export.onnx.plain import export_plain
 from attar.pipeline.data import named_splits, read_data
 from attar.pipeline.fit import check_labels, cut_at, fitting
-from attar.pipeline.parts import prove, ship
+from attar.pipeline.parts import Shipping, prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.remarks import remarks
@@ -197,7 +197,7 @@ class Run:
                 proof = prove(final, s.dev.texts, judged_on, dict(reference), self.recipe.gate)
             passed = proof.passed or self.allow_failed_gate
             if passed:
-                ship(final, proof, part / "bundle", self.recipe.name, self.allow_failed_gate)
+                ship(final, proof, Shipping(part / "bundle", self.allow_failed_gate), self.recipe.name)
             final.save(part / "student")
             return {
                 "gate": proof.gate,
