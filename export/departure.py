@@ -32,10 +32,12 @@ def departure(student: Student, files: Mapping[str, bytes], encoded: Encoded, to
     if not shared:  # a graph of another exporter's names
         return ""
     session = _session(files, shared)
+    read = {value.name for value in session.get_inputs()}
     for batch in batches(encoded, student.pad_id, 32):
         with torch.no_grad(), watched(student.encoder, [modules[name] for name in shared]) as inner:
             student.encoder(*batch.inputs)
-        found, before = session.run(shared, _feeds(batch)), "the inputs"
+        feeds = {name: values for name, values in _feeds(batch).items() if name in read}
+        found, before = session.run(shared, feeds), "the inputs"
         for name, values in zip(shared, found, strict=True):
             module = modules[name]
             if module not in inner:  # a table that is read without a call, such as the positions

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attar.distill.checkpoint import read_config
-from attar.distill.importers import FAMILIES
+from attar.distill.importers import IMPORTED, importable
 from attar.distill.plain import Plain, plain_student
 from attar.distill.student import Student
 from attar.export.bundle import in_memory
@@ -20,7 +19,7 @@ UNMOVED = 1e-5
 
 def load_any(folder: Path) -> Student:
     """A saved student, an imported model, or a model of another family as it is."""
-    if not folder.is_dir() or (folder / "student.json").is_file() or read_config(folder).get("model_type") in FAMILIES:
+    if not folder.is_dir() or (folder / "student.json").is_file() or importable(folder):
         return Student.load(folder)
     return plain_student(folder, LONGEST)
 
@@ -30,7 +29,7 @@ def refuse_steps(student: Student) -> None:
     if isinstance(student.encoder, Plain):
         raise SettingsError(
             f"a model of the family {student.encoder.shape.family!r} is exported as it is, in fp32: leave out --int8 "
-            f"and --steps, or give a model of {', '.join(FAMILIES)}"
+            f"and --steps, or give a model of {', '.join(IMPORTED)}"
         )
 
 

@@ -19,7 +19,7 @@ from attar.distill import processes
 from attar.distill.checkpoint import TASK
 from attar.distill.data.assets import resolve_model
 from attar.distill.finetune import finetune, local_folder
-from attar.distill.importers import family_of
+from attar.distill.importers import check_family
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export.bundle import describe, in_memory, manifest
@@ -63,7 +63,7 @@ class Run:
         self.data = read_data(recipe, data)
         source = resolve_model(recipe.teacher.model)
         self.base = local_folder(source)
-        family_of(self.base)  # refused here, before hours are spent on fine-tuning it
+        check_family(self.base)  # refused here, before hours are spent on fine-tuning it
         self.task = self._task()
         self.data = replace(self.data, splits=named_splits(self.task, self.data.splits))
         self.ensemble = ensemble_of(recipe, self.task, self.base)

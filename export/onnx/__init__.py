@@ -19,6 +19,7 @@ LOWERINGS: Mapping[str, str] = {
     "tfidf": "attar.export.onnx.tfidf",
     "recurrent": "attar.export.onnx.recurrent",
     "convolutional": "attar.export.onnx.convolutional",
+    "modern": "attar.export.onnx.modern",
     "plain": "attar.export.onnx.plain",
 }
 """The module that writes each kind of network; its `lower` takes a student."""

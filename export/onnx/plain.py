@@ -4,6 +4,7 @@ families that `Encoder` does not import."""
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
@@ -52,6 +53,7 @@ def _exported(model: HuggingFace, task: Task) -> onnx.ModelProto:
     heads = [h.name for h in task.heads]
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     quiet = io.StringIO()
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # it misses torchvision
     with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet), torch.no_grad():
         warnings.simplefilter("ignore")
         try:

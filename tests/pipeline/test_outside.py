@@ -155,6 +155,16 @@ def test_a_family_that_depends_on_padding_says_so(
     assert replace(told, lineage=()).digest() == student.digest()
 
 
+def test_a_modernbert_in_int8(tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base", "modernbert")
+    data = write_texts(tmp_path / "data.jsonl", True)
+    flags = ["--data", data, "--int8", "--margin", "60", "--allow-failed-gate"]
+    assert main(["convert", str(base), *flags, "--out", str(tmp_path / "b")]) == 0
+    found = Bundle.read(tmp_path / "b")
+    assert found.manifest.scheme.startswith("int8") and "modern network" in found.contents["README.md"].decode()
+    assert attar.load(tmp_path / "b", threads=1)("The film was charming").label in ("negative", "positive")
+
+
 # --- weights beside the graph -------------------------------------------------------------------------------------
 
 
