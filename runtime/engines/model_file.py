@@ -51,7 +51,7 @@ def external_files(model: bytes) -> set[str]:
             if kind == "StringStringEntryProto":
                 entry = list(_fields(data))
                 if any(number == 1 and bytes(value) == b"location" for number, value in entry):
-                    found.update(bytes(value).decode() for number, value in entry if number == 2)
+                    found.update([bytes(value).decode() for number, value in entry if number == 2] or [""])
             else:
                 left += [(INSIDE[kind][number], part) for number, part in _fields(data) if number in INSIDE[kind]]
     except (IndexError, ValueError) as error:

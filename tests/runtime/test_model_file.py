@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import attar
@@ -73,6 +77,40 @@ def test_where_weights_hide() -> None:
     model.graph.sparse_initializer.add().values.external_data.add(key="location", value="d")
     assert external_files(model.SerializeToString()) == {"a", "b", "c", "d"}
     assert external_files(tiny_model()) == set()
+
+
+def told_by_onnx(message: Any) -> set[str]:
+    """The same by onnx's own parser."""
+    found: set[str] = set()
+    if isinstance(message, TensorProto):
+        found.update(entry.value for entry in message.external_data if entry.key == "location")
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if hasattr(value, "extend") else [value]:
+                found |= told_by_onnx(part)
+    return found
+
+
+@given(st.data())
+def test_a_damaged_file_hides_nothing(data: st.DataObject) -> None:
+    """Whatever bytes change: what onnx would read of other files is found, or the file is refused."""
+    changed = bytearray(elsewhere("secret"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        wanted = told_by_onnx(onnx.load_from_string(bytes(changed)))
+    except (DecodeError, UnicodeDecodeError):
+        wanted = set()
+    with suppress(BundleError):
+        assert wanted <= external_files(bytes(changed))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    try:
+        external_files(content)
+    except BundleError as error:
+        assert "not an ONNX file" in str(error)
 
 
 @pytest.mark.parametrize(
