@@ -23,7 +23,7 @@ from attar.distill.importers import check_family
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export.bundle import describe, in_memory, manifest
-from attar.export.onnx.plain import export_plain
+from attar.export.onnx.plain import plain_files
 from attar.pipeline.data import named_splits, read_data
 from attar.pipeline.fit import check_labels, cut_at, fitting
 from attar.pipeline.parts import Shipping, prove, ship
@@ -157,15 +157,15 @@ class Run:
                 np.savez(part / f"{name}.npz", **stats)  # type: ignore[arg-type]  # names are the measures
             if outside.texts:
                 found["auroc"] = set_apart(teacher.answer, s.test, outside)
-            model = export_plain(folder, self.task)
+            model = plain_files(folder, self.task)
             bare = in_memory(student, model=model)
             found["p50_ms"] = round(single_ms(bare, s.dev.texts), 4)
             files = {
-                "model.onnx": model,
+                **model,
                 "tokenizer.json": student.tokenizer,
                 "golden.json": b'{"texts":[],"outputs":[]}',
             }
-            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32"), files)
+            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32", beside=len(model) > 1), files)
             return found
 
         key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), outside.digest(), self.task.to_json())

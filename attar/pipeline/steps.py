@@ -20,7 +20,7 @@ from attar.distill.student import Student
 from attar.distill.supervision import Supervision, supervise
 from attar.distill.teacher import Targets, Teacher
 from attar.export.bundle import in_memory
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import StepSpec
 from attar.pipeline.remarks import no_better_than_prior
@@ -199,8 +199,8 @@ class Runner:
     def _measure(
         self, student: Student, after: Student, spec: StepSpec, before: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        data = to_onnx(after)
-        model = in_memory(after, model=data)
+        files = to_files(after)
+        model = in_memory(after, model=files)
         found = points(model, self.material.dev)
         ratio = speedup(student, after, self.material.dev.texts, self.quantizes)
         reference = before["score"] if before else None
@@ -214,7 +214,7 @@ class Runner:
             "reason": " ".join(filter(None, [reason, warning, str(facts or "")])),
             "warning": warning,
             "score": round(found, 3),
-            "size_mb": round(len(data) / 1e6, 3),
+            "size_mb": round(sum(map(len, files.values())) / 1e6, 3),
             "parameters": after.encoder.parameter_count(),
             "p50_ms": round(single_ms(model, self.material.dev.texts), 4),
             "speedup": ratio.to_json(),

@@ -24,22 +24,22 @@ def files_of(model: onnx.ModelProto, over: int = LIMIT) -> dict[str, bytes]:
     large = [weight for weight in model.graph.initializer if len(weight.raw_data) >= SMALL]
     if sum(len(weight.raw_data) for weight in large) <= over:
         return {"model.onnx": _bytes(model)}
-    graph, shards, size = _without_weights(model), list[list[bytes]](), 0
+    graph, shards, size = _without_weights(model), list[list[TensorProto]](), 0
     for weight in model.graph.initializer:
-        kept, content = graph.graph.initializer.add(), weight.raw_data
-        if len(content) < SMALL:
+        kept, length = graph.graph.initializer.add(), len(weight.raw_data)
+        if length < SMALL:
             kept.CopyFrom(weight)
             continue
-        if not shards or size + len(content) > SHARD:
+        if not shards or size + length > SHARD:
             shards.append([])
             size = 0
         kept.name, kept.data_type, kept.data_location = weight.name, weight.data_type, TensorProto.EXTERNAL
         kept.dims.extend(weight.dims)
-        where = {"location": _name(len(shards)), "offset": str(size), "length": str(len(content))}
+        where = {"location": _name(len(shards)), "offset": str(size), "length": str(length)}
         kept.external_data.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in where.items())
-        shards[-1].append(content)
-        size += len(content)
-    beside = {_name(number): b"".join(shard) for number, shard in enumerate(shards, 1)}
+        shards[-1].append(weight)
+        size += length
+    beside = {_name(number): b"".join(weight.raw_data for weight in shard) for number, shard in enumerate(shards, 1)}
     return {"model.onnx": _bytes(graph), **beside}
 
 

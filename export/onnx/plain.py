@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attar.distill.huggingface import HuggingFace
 from attar.distill.plain import Plain
 from attar.distill.student import Student
+from attar.export.onnx.files import files_of
 from attar.export.onnx.graph import name_outputs, output_of
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import INPUTS, Task
@@ -36,14 +37,24 @@ def export_plain(folder: Path, task: Task) -> bytes:
     return bytes(_exported(HuggingFace(folder, task).eval(), task).SerializeToString())
 
 
+def plain_files(folder: Path, task: Task) -> dict[str, bytes]:
+    """The same as the files of a bundle, large weights beside the graph."""
+    return files_of(_exported(HuggingFace(folder, task).eval(), task))
+
+
 def lower(student: Student) -> onnx.ModelProto:
     """The model of a network that is exported as it is."""
     network = student.encoder
     assert isinstance(network, Plain)
-    return _exported(network.model, student.task)
+    return _kept(network.model, student.task)
 
 
-@lru_cache(maxsize=1)  # parity, gate and bundle ask for the same graph, and tracing it takes long
+@lru_cache(maxsize=1)
+def _kept(model: HuggingFace, task: Task) -> onnx.ModelProto:
+    """Parity, gate and bundle ask for the same graph, and tracing it takes long."""
+    return _exported(model, task)
+
+
 def _exported(model: HuggingFace, task: Task) -> onnx.ModelProto:
     module = _Heads(model).eval()
     ids = torch.ones(2, 16, dtype=torch.int64)
