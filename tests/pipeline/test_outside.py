@@ -28,6 +28,7 @@ from tests.models import EDGE_TEXTS, MAX_LENGTH, make_checkpoint, sentences
 from tests.pipeline.refusals import Refused
 
 FAMILIES = ("albert", "deberta-v2")
+WORKS = "`attar convert` without steps exports any other encoder as it is"
 
 
 def write_texts(path: Path, labelled: bool) -> str:
@@ -96,7 +97,13 @@ def test_steps_are_refused_before_any_work(base: Path, family: str, here: Path, 
 def test_other_verbs_name_what_works(command: tuple[str, ...], here: Path, refused: Refused) -> None:
     base = make_checkpoint(here / "outsider", "albert", layers=1)
     message = refused(*(part.format(base) for part in command), "--out", "new")
-    assert "'albert'" in message and "`attar convert` without steps exports any other encoder as it is" in message
+    assert "'albert'" in message and WORKS in message
+
+
+def test_a_recipe_names_what_works(here: Path, refused: Refused) -> None:
+    make_checkpoint(here / "outsider", "albert", layers=1)
+    (here / "recipe.toml").write_text((here / "recipe.toml").read_text().replace('"base"', '"outsider"'))
+    assert WORKS in refused("run", "recipe.toml", "--out", "new")
 
 
 def test_a_head_without_weights(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -183,3 +184,12 @@ def test_a_model_that_the_engine_does_not_know(model: bytes, words: str, tmp_pat
     replaced(bundle, "model.onnx", model)
     with pytest.raises(BundleError, match=words):
         attar.load(bundle)
+
+
+def test_an_engine_that_takes_no_weights_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ONNX Runtime before 1.24: never a file that nobody hashed instead."""
+    monkeypatch.delattr(ort.SessionOptions, "add_external_initializers_from_files_in_memory")
+    with pytest.raises(
+        BundleError, match=r"ONNX Runtime \S+ cannot take from memory: pip install 'onnxruntime>=1\.24'"
+    ):
+        OnnxEngine(elsewhere("weights.bin"), threads=1, files={"weights.bin": bytes(96)})
