@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from attar.distill.importers import IMPORTED, importable
@@ -10,6 +11,8 @@ from attar.distill.student import Student
 from attar.export.bundle import in_memory
 from attar.export.invariance import moved
 from attar.pipeline.fit import LONGEST
+from attar.pipeline.progress import Console
+from attar.pipeline.recipe import StepSpec
 from attar.runtime.errors import SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -24,17 +27,17 @@ def load_any(folder: Path) -> Student:
     return plain_student(folder, LONGEST)
 
 
-def refuse_steps(student: Student) -> None:
-    """`SettingsError` for steps of a model that can only be exported as it is."""
-    if isinstance(student.encoder, Plain):
+def refuse_steps(student: Student, steps: Sequence[StepSpec]) -> None:
+    """`SettingsError` for any steps of a model that can only be exported as it is."""
+    if steps and isinstance(student.encoder, Plain):
         raise SettingsError(
             f"a model of the family {student.encoder.shape.family!r} is exported as it is, in fp32: leave out --int8 "
             f"and --steps, or give a model of {', '.join(IMPORTED)}"
         )
 
 
-def as_it_is(student: Student, texts: tuple[Text, ...]) -> tuple[Student, list[str]]:
-    """What is exported as it is, with a note on it and on what padding does to its answers; warnings, if that is much.
+def as_it_is(student: Student, texts: tuple[Text, ...], console: Console) -> tuple[Student, list[str]]:
+    """What is exported as it is, with a note on it and on what padding does to its answers; a warning if that is much.
 
     Any other student unchanged.
     """
@@ -45,4 +48,7 @@ def as_it_is(student: Student, texts: tuple[Text, ...]) -> tuple[Student, list[s
     note += f"move its raw outputs by {by:.1e} of the largest at most"
     note += "" if by <= UNMOVED else ": answers depend on the other texts of a batch"
     told = student.with_step("export.onnx.plain", {}, note=note, moved_by_padding=by)
-    return told, [] if by <= UNMOVED else [f"warning: {note}"]
+    if by <= UNMOVED:
+        return told, []
+    console.line(f"warning: {note}")
+    return told, [f"warning: {note}"]

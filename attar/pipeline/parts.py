@@ -198,8 +198,7 @@ def convert(
     out = vacant(shipping.out, MANIFEST)
     folder = local_folder(resolve_model(model))
     student = cut_at(load_any(folder), LONGEST if max_length is None else max_length, exact=max_length is not None)
-    if steps:
-        refuse_steps(student)
+    refuse_steps(student, steps)
     student = replace(student, task=fitting(student.task, data.texts))
     labels, warnings = "given", list[str]()
     if data.labels is None:
@@ -222,9 +221,7 @@ def convert(
         quantizes = any(s.use.startswith("compress.quantize.") for s in steps)
         student, records = apply(student, material, steps, out, console, quantizes=quantizes, before=before)
     console.line("parity, gate and bundle ...")
-    student, more = as_it_is(student, judged.texts)
-    if more:
-        console.line("\n".join(more))
+    student, more = as_it_is(student, judged.texts, console)
     reference = teacher_statistics(folder, judged)
     proof = prove(student, judged.texts, judged, reference, settings, labels, beside=shipping.beside)
     shipped = ship(student, proof, replace(shipping, out=out), Path(model).name)

@@ -20,6 +20,7 @@ from attar.distill.huggingface import load_transformers
 from attar.distill.plain import plain_student
 from attar.export.invariance import moved
 from attar.pipeline import outside
+from attar.pipeline.progress import Console
 from attar.runtime.bundle import Bundle
 from attar.runtime.errors import ModelError
 from attar.runtime.tokenizer import Encoded, Ids, pad
@@ -156,7 +157,7 @@ def test_a_family_that_depends_on_padding_says_so(
     student = plain_student(make_checkpoint(tmp_path / "m", "albert", layers=1), 512)
     monkeypatch.setattr(outside, "moved", lambda model, encoded: by)
     monkeypatch.setattr(outside, "in_memory", lambda student: None)
-    told, warnings = outside.as_it_is(student, ("a film",))
+    told, warnings = outside.as_it_is(student, ("a film",), Console())
     assert bool(warnings) == warned == ("answers depend on the other texts" in told.lineage[0]["note"])
     assert f"by {by:.1e} of the largest" in told.lineage[0]["note"]
     assert replace(told, lineage=()).digest() == student.digest()
