@@ -17,7 +17,8 @@ import torch
 from attar.distill.batches import run
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.huggingface import HuggingFace
-from attar.distill.importers import import_checkpoint
+from attar.distill.importers import import_checkpoint, importable
+from attar.distill.plain import plain_student
 from attar.runtime.bench.protocol import serve
 from attar.runtime.tasks.base import shortened
 from attar.runtime.tokenizer import Text
@@ -30,7 +31,7 @@ class TorchSystem:
 
     def __init__(self, path: Path, threads: int, max_length: int | None) -> None:
         torch.set_num_threads(threads)
-        task = import_checkpoint(path).task
+        task = import_checkpoint(path).task if importable(path) else plain_student(path, max_length or 512).task
         self.task = task if max_length is None else shortened(task, max_length)
         self._model = HuggingFace(path, self.task, attention=None).eval()
         self._reader = self.task.reader(read_tokenizer(path), self._model.pad_id)

@@ -132,7 +132,7 @@ def _freeze(model: Any, layers: int) -> None:
     base = model.base_model
     frozen = [base.embeddings] if layers and hasattr(base, "embeddings") else []
     stack = getattr(getattr(base, "encoder", None), "layer", None) or getattr(
-        getattr(base, "transformer", None), "layer", []
+        getattr(base, "transformer", None), "layer", getattr(base, "layers", [])
     )
     for module in [*frozen, *list(stack)[:layers]]:
         module.requires_grad_(False)

@@ -1,4 +1,5 @@
-"""Weights of Hugging Face checkpoints into `Encoder`: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA, MPNet."""
+"""Weights of Hugging Face checkpoints into `Encoder`: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA, MPNet; ModernBERT into
+a network of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from attar.distill.checkpoint import HEADS, max_length, read_config, read_task, read_tokenizer, read_weights
 from attar.distill.encoder import Encoder, EncoderShape, LayerShape
 from attar.distill.heads import HeadShape, head_shape
+from attar.distill.modern import imported
+from attar.distill.network import Network
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head, Task
 from attar.runtime.tasks.embeddings import Embedding
@@ -85,40 +88,60 @@ FAMILIES: Mapping[str, Family] = {
         pad_offset=True, pad_id=1, relative="encoder.relative_attention_bias",
     ),
 }  # fmt: skip
+MODERN = "modernbert"
+IMPORTED = (*FAMILIES, MODERN)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A fine-tuned model read from a folder."""
 
-    encoder: Encoder
+    encoder: Network
     task: Task
     tokenizer: bytes
     pad_id: int
 
 
+def importable(folder: Path) -> bool:
+    """Whether the model of a folder is of a family that attar has a network for."""
+    return read_config(folder).get("model_type") in IMPORTED
+
+
+def check_family(folder: Path) -> None:
+    """`ModelError` for a model that cannot be imported."""
+    if not importable(folder):
+        kind = read_config(folder).get("model_type", "?")
+        raise ModelError(
+            f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(IMPORTED)}. "
+            "`attar convert` without steps exports any other encoder as it is"
+        )
+
+
 def family_of(folder: Path) -> Family:
-    """The family of a model folder; `ModelError` for one that cannot be imported."""
-    kind = read_config(folder).get("model_type", "?")
+    """The family of a model folder; `ModelError` for one that does not become an `Encoder`."""
+    check_family(folder)
+    kind = read_config(folder)["model_type"]
     if kind not in FAMILIES:
-        raise ModelError(f"architecture {kind!r} in {folder} cannot be imported; known: {', '.join(FAMILIES)}")
+        raise ModelError(f"a {kind} model is imported as a whole, and no other student begins at {folder}; known: "
+                         f"{', '.join(FAMILIES)}")  # fmt: skip
     return FAMILIES[kind]
 
 
 def import_checkpoint(folder: Path) -> Checkpoint:
     """Reads a fine-tuned model without running any of its code; its task comes from its own files."""
-    family, config = family_of(folder), read_config(folder)
-    tokenizer = read_tokenizer(folder)
+    check_family(folder)
+    config, tokenizer = read_config(folder), read_tokenizer(folder)
     weights = read_weights(folder / "model.safetensors")
     if (folder / HEADS).is_file():
         weights |= read_weights(folder / HEADS)
-    source = _Source(config, family, weights)
-    task = read_task(folder, len(source.positions()))
+    source = None if config["model_type"] == MODERN else _Source(config, FAMILIES[config["model_type"]], weights)
+    positions = _size(config, "max_position_embeddings") if source is None else len(source.positions())
+    task = read_task(folder, positions)
     try:
-        encoder = source.encoder(task)
+        network = imported(config, weights, task) if source is None else source.encoder(task)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
-    return Checkpoint(encoder, task, tokenizer, int(config.get("pad_token_id") or 0))
+    return Checkpoint(network, task, tokenizer, int(config.get("pad_token_id") or 0))
 
 
 def import_base(folder: Path) -> Checkpoint:

@@ -17,6 +17,7 @@ KINDS: Mapping[str, str] = {
     "tfidf": "attar.distill.students.tfidf",
     "recurrent": "attar.distill.students.recurrent",
     "convolutional": "attar.distill.students.convolutional",
+    "modern": "attar.distill.modern",
 }
 """The module that holds each kind of network."""
 

@@ -44,7 +44,9 @@ class Student:
         """The network, where it is a transformer encoder; `SettingsError` where it is not."""
         if not isinstance(self.encoder, Encoder):
             kind = self.encoder.shape.kind
-            raise SettingsError(f"only a transformer student can be changed so, and this one is {kind}; drop the step")
+            raise SettingsError(
+                f"only a transformer of attar's own form can be changed so, and this one is {kind}; drop the step"
+            )
         return self.encoder
 
     def copy(self) -> Student:

@@ -12,7 +12,8 @@ from attar.compress.quantize.plan import QuantPlan
 from attar.distill.encoder import EncoderShape
 from attar.distill.network import Shape
 from attar.distill.student import Student
-from attar.export.onnx import OPSET, to_onnx
+from attar.export.onnx import OPSET, to_files
+from attar.export.onnx.files import LIMIT
 from attar.runtime.bundle import Bundle, Manifest, write_bundle
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import GateError
@@ -52,10 +53,10 @@ def scheme(student: Student) -> str:
     return plan.scheme if student.encoder.depth else "int8 words, all else fp32"
 
 
-def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None) -> Manifest:
-    """The manifest without files, which `write_bundle` adds."""
+def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None, *, beside: bool = False) -> Manifest:
+    """The manifest without files, which `write_bundle` adds. `beside`: weights lie in files beside the graph."""
     plan = QuantPlan.from_json(student.plan)
-    requires: dict[str, Any] = {"onnxruntime": "1.23", "opset": OPSET}
+    requires: dict[str, Any] = {"onnxruntime": "1.24" if beside else "1.23", "opset": OPSET}
     if plan is not None and plan.kind == "int8" and plan.bits == 8 and student.encoder.depth:
         # u8 x s8 products saturate on x86 without VNNI; golden inputs tell when it matters.
         requires["x86"] = "avx512_vnni or avx_vnni (or quantize with bits = 7)"
@@ -73,12 +74,15 @@ def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None)
     )
 
 
-def in_memory(student: Student, *, threads: int | None = None, model: bytes | None = None) -> Model:
-    """The student as the runtime would run it, without writing anything."""
-    data = model or to_onnx(student)
-    contents = {"model.onnx": data, "tokenizer.json": student.tokenizer}
+def in_memory(
+    student: Student, *, threads: int | None = None, model: bytes | Mapping[str, bytes] | None = None
+) -> Model:
+    """The student as the runtime would run it, without writing anything; `model`: its exported bytes, or the files
+    that they are, where they are known."""
+    files = {"model.onnx": model} if isinstance(model, bytes) else model or to_files(student)
+    contents = {**files, "tokenizer.json": student.tokenizer}
     bundle = Bundle(Path("in-memory"), manifest(student, "in-memory"), contents)
-    return Model(bundle, OnnxEngine(data, threads=threads))
+    return Model(bundle, OnnxEngine(files["model.onnx"], threads=threads, files=files))
 
 
 def golden(model: Model) -> bytes:
@@ -93,28 +97,33 @@ def golden(model: Model) -> bytes:
 
 def write(
     student: Student, out: Path, *, name: str, evidence: Evidence | None = None, allow_failed_gate: bool = False,
-    model: bytes | None = None,
+    files: Mapping[str, bytes] | None = None, beside: int = LIMIT,
 ) -> Bundle:  # fmt: skip
-    """Writes the bundle, or raises `GateError` where the gate was not passed and that was not allowed."""
+    """Writes the bundle, or raises `GateError` where the gate was not passed and that was not allowed.
+
+    `files`: the student as `to_files` gives it, where that is known; without them weights of more than `beside` bytes
+    lie beside the graph.
+    """
     evidence = evidence or Evidence()
     if evidence.gate is not None and evidence.gate["verdict"] != "pass" and not allow_failed_gate:
         raise GateError(
             f"no bundle was written: {evidence.gate_sentence}. Give more data, a larger margin, a gentler recipe, "
             "or --allow-failed-gate"
         )
-    data = model or to_onnx(student)
+    files = files or to_files(student, beside)
     contents = {
-        "model.onnx": data,
+        **files,
         "tokenizer.json": student.tokenizer,
-        "golden.json": golden(in_memory(student, model=data)),
+        "golden.json": golden(in_memory(student, model=files)),
         "README.md": card(student, name, evidence).encode(),
     }
-    return write_bundle(out, manifest(student, name, evidence.gate), contents)
+    return write_bundle(out, manifest(student, name, evidence.gate, beside=len(files) > 1), contents)
 
 
 def card(student: Student, name: str, evidence: Evidence) -> str:
     """The model card."""
-    steps = "\n".join(f"{i}. `{s['use']}`" for i, s in enumerate(student.lineage, 1)) or "none: converted as it was"
+    notes = [f"`{s['use']}`" + (f": {s['note']}" if "note" in s else "") for s in student.lineage]
+    steps = "\n".join(f"{i}. {note}" for i, note in enumerate(notes, 1)) or "none: converted as it was"
     facts = "\n".join(f"- {k}: {v}" for k, v in (evidence.facts or {}).items())
     return f"""# {name}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,24 +15,29 @@ from attar.distill.batches import Batch, batches
 from attar.distill.encoder import LowRank
 from attar.distill.student import Student
 from attar.distill.watch import watched
+from attar.runtime.engines.onnx import give_weights
 from attar.runtime.tokenizer import Encoded
 
 NORMS = {"embedding_norm": "embeddings", "attention_norm": "attended", "ffn_norm": "result"}
 """What the outputs of LayerNorms are called in the graph; those of all other modules are called as the modules."""
 
 
-def departure(student: Student, model: bytes, encoded: Encoded, tolerance: float) -> str:
+def departure(student: Student, files: Mapping[str, bytes], encoded: Encoded, tolerance: float) -> str:
     """One sentence that names the first node whose values depart from PyTorch's by more than `tolerance`, relative to
     the largest of them (at least 1), and the last that agrees; empty where no value that both compute departs."""
-    graph = onnx.load_from_string(model).graph
+    graph = onnx.load_from_string(files["model.onnx"]).graph
     kinds = {name: node.op_type for node in graph.node for name in node.output}
     modules = {value_of(name): name for name, _ in student.encoder.named_modules() if name}
     shared = [name for name in kinds if name in modules]
-    session = _session(model, shared)
+    if not shared:  # a graph of another exporter's names
+        return ""
+    session = _session(files, shared)
+    read = {value.name for value in session.get_inputs()}
     for batch in batches(encoded, student.pad_id, 32):
         with torch.no_grad(), watched(student.encoder, [modules[name] for name in shared]) as inner:
             student.encoder(*batch.inputs)
-        found, before = session.run(shared, _feeds(batch)), "the inputs"
+        feeds = {name: values for name, values in _feeds(batch).items() if name in read}
+        found, before = session.run(shared, feeds), "the inputs"
         for name, values in zip(shared, found, strict=True):
             module = modules[name]
             if module not in inner:  # a table that is read without a call, such as the positions
@@ -45,14 +50,15 @@ def departure(student: Student, model: bytes, encoded: Encoded, tolerance: float
     return ""
 
 
-def _session(model: bytes, names: Sequence[str]) -> ort.InferenceSession:
+def _session(files: Mapping[str, bytes], names: Sequence[str]) -> ort.InferenceSession:
     """The graph with the named values among its outputs, and no node fused away."""
-    proto = onnx.load_from_string(model)
+    proto = onnx.load_from_string(files["model.onnx"])
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in known)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    give_weights(options, files["model.onnx"], files)
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attar.distill.student import Student
 from attar.export.bundle import in_memory
 from attar.export.departure import departure
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files
 from attar.runtime.errors import ParityError
 from attar.runtime.model import Model
 from attar.runtime.tasks.base import Outputs, activate
@@ -58,8 +58,9 @@ def edge_texts(student: Student) -> dict[str, list[Text]]:
 def check(student: Student, texts: Sequence[Text]) -> Parity:
     """Compares; raises `ParityError` naming the check that fails, by how much, and the node where it begins."""
     plain = replace(student, plan=None)
-    model = to_onnx(plain)
-    fp32, shipped = in_memory(plain, model=model), in_memory(student)
+    files = to_files(plain)
+    fp32 = in_memory(plain, model=files)
+    shipped = fp32 if student.plan is None else in_memory(student)
     cases = {"batch 1": list(texts[:1]), "batch 32": list(texts[:32]), "real texts": list(texts)}
     cases |= edge_texts(student)
     worst, total, count = 0.0, 0.0, 0
@@ -70,7 +71,7 @@ def check(student: Student, texts: Sequence[Text]) -> Parity:
             error = np.abs(found[head.name] - expected[head.name])
             relative = float(error.max() / max(1.0, np.abs(expected[head.name]).max()))
             if not relative <= TOLERANCE:
-                where = departure(student, model, encoded, TOLERANCE)
+                where = departure(student, files, encoded, TOLERANCE)
                 raise ParityError(
                     f"{name}: the exported graph departs from PyTorch by {relative:.2g} (at most {TOLERANCE}). {where}"
                 )

@@ -160,7 +160,7 @@ def load(
     if missing:
         raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
-    engine = OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device)
+    engine = OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device, files=bundle.contents)
     model = Model(bundle, engine, task=task)
     model.replay_golden(bundle.contents["golden.json"])
     return model

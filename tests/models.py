@@ -137,6 +137,8 @@ def make_checkpoint(
         sizes = {"dim": hidden, "hidden_dim": ffn, "n_layers": layers, "n_heads": heads}
     if family == "electra":
         sizes["embedding_size"] = hidden
+    if family == "modernbert":
+        sizes["local_attention"] = 8  # of the shortest windows, so that short texts reach beyond
     if roberta:
         sizes["type_vocab_size"] = 1  # as those that were pretrained have it
     names = labels or (TAGS if kind == "token-classification" else LABELS)

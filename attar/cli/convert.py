@@ -6,9 +6,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from attar.cli.export import gate_arguments, show
+from attar.cli.export import gate_arguments, shipping, show
 
-HELP = "Convert a fine-tuned BERT-family model to a gated bundle, as it is, in int8, or by the steps of a file."
+HELP = "Convert any fine-tuned encoder to a gated bundle as it is; the BERT family also in int8, or by steps of a file."
 EXAMPLE = "attar convert path/or/hub-id --data dev.csv --int8 --out bundle"
 
 
@@ -59,9 +59,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if args.texts is not None:
         data = replace(data, labels=None)
-    found = parts.convert(
-        args.model, data, gate, args.out, Console(),
-        steps=steps, max_length=args.max_length, allow_failed_gate=args.allow_failed_gate,
-    )  # fmt: skip
+    found = parts.convert(args.model, data, gate, shipping(args), Console(), steps=steps, max_length=args.max_length)
     show(found, args.json)
     return 0

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
         raise BundleError(f"the bundle at {bundle.path} lists no {missing[0]}; export it again")
-    model = Model(bundle, OnnxEngine(bundle.contents["model.onnx"], threads=args.threads))
+    engine = OnnxEngine(bundle.contents["model.onnx"], threads=args.threads, files=bundle.contents)
+    model = Model(bundle, engine)
     golden = bundle.contents["golden.json"]
     worst = model.replay_golden(golden)
     count = len(json.loads(golden)["texts"])

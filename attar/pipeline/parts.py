@@ -26,9 +26,11 @@ from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export import parity
 from attar.export.bundle import Evidence, in_memory, scheme, write
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files
+from attar.export.onnx.files import LIMIT
 from attar.pipeline.data import NOTHING, named, singles
 from attar.pipeline.fit import LONGEST, check_kinship, check_labels, cut_at, fitting, student_for
+from attar.pipeline.outside import as_it_is, load_any, refuse_steps
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe, StepSpec
 from attar.pipeline.stages import Stages
@@ -76,13 +78,23 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class Shipping:
+    """Where a bundle goes, whether one that failed its gate may, and how: weights of more than `beside` bytes lie in
+    files beside the graph."""
+
+    out: Path
+    allow_failed_gate: bool = False
+    beside: int = LIMIT
+
+
+@dataclass(frozen=True)
 class Proof:
-    """What was found out about the exported bytes `model`; no verdict where there was nothing to judge by.
+    """What was found out about the exported `files`; no verdict where there was nothing to judge by.
 
     `measures`: every measure of the task in points, on what it was judged on.
     """
 
-    model: bytes
+    files: Mapping[str, bytes]
     runtime: Model
     parity: parity.Parity
     verdicts: tuple[Verdict, ...] = ()
@@ -160,13 +172,13 @@ def compress(source: Path, teacher: str, corpus: Corpus, recipe: Recipe | None, 
 
 
 def export(
-    source: Path, test: Examples | None, teacher: str | None, settings: GateSettings, out: Path, console: Console,
-    *, allow_failed_gate: bool = False,
+    source: Path, test: Examples | None, teacher: str | None, settings: GateSettings, shipping: Shipping,
+    console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Parity, with data and teacher the gate, then the bundle."""
     if (test is None) != (teacher is None):
         raise SettingsError("the gate needs both --data and --teacher; give both, or neither for a bundle without gate")
-    out = vacant(out, MANIFEST)
+    shipping = replace(shipping, out=vacant(shipping.out, MANIFEST))
     student = Student.load(source) if test is None else student_for(source, test.texts)
     reference = None
     if test is not None and teacher is not None:
@@ -177,21 +189,22 @@ def export(
         reference = teacher_statistics(folder, test)
     console.line("parity, gate and bundle ...")
     texts = test.texts if test else pairs() if student.task.pairs else TEXTS
-    proof = prove(student, texts, test, reference, settings)
-    return ship(student, proof, out, source.resolve().name, allow_failed_gate)
+    proof = prove(student, texts, test, reference, settings, beside=shipping.beside)
+    return ship(student, proof, shipping, source.resolve().name)
 
 
 def convert(
-    model: str, data: Examples, settings: GateSettings, out: Path, console: Console,
-    *, steps: Sequence[StepSpec] = (), max_length: int | None = None, allow_failed_gate: bool = False,
+    model: str, data: Examples, settings: GateSettings, shipping: Shipping, console: Console,
+    *, steps: Sequence[StepSpec] = (), max_length: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A gated bundle of a fine-tuned model, by steps whose teacher it is itself; the gate's examples choose nothing.
 
     Where `data` has no labels, the model's own answers stand in for them.
     """
-    out = vacant(out, MANIFEST)
+    out = vacant(shipping.out, MANIFEST)
     folder = local_folder(resolve_model(model))
-    student = cut_at(Student.load(folder), LONGEST if max_length is None else max_length, exact=max_length is not None)
+    student = cut_at(load_any(folder), LONGEST if max_length is None else max_length, exact=max_length is not None)
+    refuse_steps(student, steps)
     student = replace(student, task=fitting(student.task, data.texts))
     labels, warnings = "given", list[str]()
     if data.labels is None:
@@ -214,9 +227,11 @@ def convert(
         quantizes = any(s.use.startswith("compress.quantize.") for s in steps)
         student, records = apply(student, material, steps, out, console, quantizes=quantizes, before=before)
     console.line("parity, gate and bundle ...")
-    proof = prove(student, judged.texts, judged, teacher_statistics(folder, judged), settings, labels)
-    shipped = ship(student, proof, out, Path(model).name, allow_failed_gate)
-    return {**shipped, "steps": records, "warnings": warnings}
+    student, more = as_it_is(student, judged.texts, console)
+    reference = teacher_statistics(folder, judged)
+    proof = prove(student, judged.texts, judged, reference, settings, labels, beside=shipping.beside)
+    shipped = ship(student, proof, replace(shipping, out=out), Path(model).name)
+    return {**shipped, "steps": records, "warnings": [*warnings, *more]}
 
 
 def before_compression(recipe: Recipe) -> Sequence[StepSpec]:
@@ -237,29 +252,30 @@ def apply(
 
 def prove(
     student: Student, texts: Sequence[Text], judged: Examples | None, teacher: Statistics | None,
-    settings: GateSettings, labels: str = "given",
+    settings: GateSettings, labels: str = "given", beside: int = LIMIT,
 ) -> Proof:  # fmt: skip
     """Parity with PyTorch on `texts` and, where the teacher's statistics are known, the gate on the bytes.
 
-    `labels`: where those of `judged` come from, as a verdict says it.
+    `labels`: where those of `judged` come from, as a verdict says it. `beside`: as in `Shipping`.
     """
     found = parity.check(student, student.task.inputs(texts)[:PARITY_TEXTS])
-    model = to_onnx(student)
-    runtime = in_memory(student, model=model)
+    files = to_files(student, beside)
+    runtime = in_memory(student, model=files)
     if judged is None or teacher is None:
-        return Proof(model, runtime, found)
+        return Proof(files, runtime, found)
     mine = statistics(student.task, runtime.answer, judged)
     verdicts = tuple(replace(v, labels=labels) for v in judge_all(teacher, mine, student.task.gates, settings))
-    return Proof(model, runtime, found, verdicts, measures(mine), judged.source)
+    return Proof(files, runtime, found, verdicts, measures(mine), judged.source)
 
 
-def ship(student: Student, proof: Proof, out: Path, name: str, allow_failed_gate: bool) -> dict[str, Any]:
+def ship(student: Student, proof: Proof, shipping: Shipping, name: str) -> dict[str, Any]:
     """Writes the bundle, or raises `GateError`; what a program wants to know of it."""
     bundle = write(
-        student, out, name=name, evidence=proof.evidence, allow_failed_gate=allow_failed_gate, model=proof.model
-    )
+        student, shipping.out, name=name, evidence=proof.evidence, allow_failed_gate=shipping.allow_failed_gate,
+        files=proof.files,
+    )  # fmt: skip
     return {
-        "bundle": str(out),
+        "bundle": str(shipping.out),
         "scheme": scheme(student),
         "size": bundle.size,
         "gate": proof.gate,
@@ -270,13 +286,13 @@ def ship(student: Student, proof: Proof, out: Path, name: str, allow_failed_gate
 
 def teacher_statistics(folder: Path, judged: Examples) -> Statistics:
     """What the model makes of the examples in PyTorch fp32, reading as many tokens as it can."""
-    task = fitting(cut_at(Student.load(folder), LONGEST).task, judged.texts)
+    task = fitting(cut_at(load_any(folder), LONGEST).task, judged.texts)
     return statistics(task, answers_of(folder, judged), judged)
 
 
 def answers_of(folder: Path, examples: Examples) -> Answer:
     """What answers texts like the examples as the model in the folder does, in PyTorch fp32."""
-    model = cut_at(Student.load(folder), LONGEST)
+    model = cut_at(load_any(folder), LONGEST)
     model = replace(model, task=fitting(model.task, examples.texts))
     # A Hugging Face folder answers through its own library, so that the gate judges our import of it too.
     return model.answer if (folder / "student.json").is_file() else Teacher(folder, model.task).answer

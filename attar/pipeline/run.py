@@ -21,14 +21,14 @@ from attar.distill.checkpoint import TASK
 from attar.distill.data.assets import resolve_model
 from attar.distill.device import CPU, described
 from attar.distill.finetune import finetune, local_folder
-from attar.distill.importers import family_of
+from attar.distill.importers import check_family
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
 from attar.export.bundle import describe, in_memory, manifest
-from attar.export.onnx.plain import export_plain
+from attar.export.onnx.plain import plain_files
 from attar.pipeline.data import named_splits, read_data
 from attar.pipeline.fit import check_labels, cut_at, fitting
-from attar.pipeline.parts import prove, ship
+from attar.pipeline.parts import Shipping, prove, ship
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.remarks import remarks
@@ -65,7 +65,7 @@ class Run:
         self.data = read_data(recipe, data)
         source = resolve_model(recipe.teacher.model)
         self.base = local_folder(source)
-        family_of(self.base)  # refused here, before hours are spent on fine-tuning it
+        check_family(self.base)  # refused here, before hours are spent on fine-tuning it
         self.task = self._task()
         self.data = replace(self.data, splits=named_splits(self.task, self.data.splits))
         self.ensemble = ensemble_of(recipe, self.task, self.base)
@@ -160,15 +160,15 @@ class Run:
                 np.savez(part / f"{name}.npz", **stats)  # type: ignore[arg-type]  # names are the measures
             if outside.texts:
                 found["auroc"] = set_apart(teacher.answer, s.test, outside)
-            model = export_plain(folder, self.task)
+            model = plain_files(folder, self.task)
             bare = in_memory(student, model=model)
             found["p50_ms"] = round(single_ms(bare, s.dev.texts), 4)
             files = {
-                "model.onnx": model,
+                **model,
                 "tokenizer.json": student.tokenizer,
                 "golden.json": b'{"texts":[],"outputs":[]}',
             }
-            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32"), files)
+            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32", beside=len(model) > 1), files)
             return found
 
         key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), outside.digest(), self.task.to_json())
@@ -200,7 +200,7 @@ class Run:
                 proof = prove(final, s.dev.texts, judged_on, dict(reference), self.recipe.gate)
             passed = proof.passed or self.allow_failed_gate
             if passed:
-                ship(final, proof, part / "bundle", self.recipe.name, self.allow_failed_gate)
+                ship(final, proof, Shipping(part / "bundle", self.allow_failed_gate), self.recipe.name)
             final.save(part / "student")
             return {
                 "gate": proof.gate,

@@ -22,7 +22,7 @@ from attar.distill.student import Student
 from attar.distill.supervision import Supervision, supervise
 from attar.distill.teacher import Targets, Teacher
 from attar.export.bundle import in_memory
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import StepSpec
 from attar.pipeline.remarks import no_better_than_prior
@@ -206,8 +206,8 @@ class Runner:
     def _measure(
         self, student: Student, after: Student, spec: StepSpec, before: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        data = to_onnx(after)
-        model = in_memory(after, model=data)
+        files = to_files(after)
+        model = in_memory(after, model=files)
         found = points(model, self.material.dev)
         # Noise around 1 is no speed of a step that makes nothing faster.
         texts, timed = self.material.dev.texts, not never_pays(spec.use)
@@ -223,7 +223,7 @@ class Runner:
             "reason": " ".join(filter(None, [reason, warning, str(facts or "")])),
             "warning": warning,
             "score": round(found, 3),
-            "size_mb": round(len(data) / 1e6, 3),
+            "size_mb": round(sum(map(len, files.values())) / 1e6, 3),
             "parameters": after.encoder.parameter_count(),
             "p50_ms": round(single_ms(model, self.material.dev.texts), 4),
             "speedup": None if ratio is None else ratio.to_json(),

@@ -10,7 +10,7 @@ import numpy as np
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.distill.student import Student
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files
 from attar.runtime.engines.onnx import OnnxEngine
 
 ROUNDS = 21
@@ -57,7 +57,8 @@ def milliseconds(
 
 
 def _call(student: Student, batch: int, tokens: int, threads: int | None) -> Callable[[], object]:
-    engine = OnnxEngine(to_onnx(student), threads=threads)
+    files = to_files(student)
+    engine = OnnxEngine(files["model.onnx"], threads=threads, files=files)
     ids = np.arange(batch * tokens, dtype=np.int64).reshape(batch, tokens) % student.encoder.shape.vocab
     mask = np.ones_like(ids)
     return lambda: engine.run(ids, mask)

@@ -1,8 +1,9 @@
 """Batch-invariant int8: per-channel weights, activations scaled per token, or by calibrated constants where that holds.
 
 Each scheme is exported and measured. The fastest that loses at most `max_loss` points on dev is taken; if none does,
-the most accurate. Of a network without transformer layers the word embeddings are stored as int8 rows and all else
-stays fp32: one scheme, `words`, whatever `schemes` says.
+the most accurate. Whatever `schemes` says, there is one scheme for a ModernBERT, per token, since calibration and
+smoothing read an `Encoder`; and one for a network without transformer layers, `words`: the word embeddings are stored
+as int8 rows and all else stays fp32.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from attar.compress.quantize.plan import SCHEMES, QuantPlan, check_bits
 from attar.compress.quantize.smooth import by_matrix, equalized
 from attar.compress.quantize.static import calibrate, shared, tame
 from attar.distill.checkpoint import require_finite
+from attar.distill.encoder import Encoder
 from attar.distill.step import Context
 from attar.distill.student import Student
 from attar.runtime.cpu import instruction_sets
@@ -74,7 +76,7 @@ def bits_of(bits: int | Literal["auto"]) -> int:
 def planned(scheme: str, student: Student, texts: Sequence[Text], settings: Settings) -> QuantPlan:
     """The plan of a scheme, calibrated on the texts where it needs them."""
     bits = bits_of(settings.bits)
-    if scheme == WORDS:
+    if scheme == WORDS or not isinstance(student.encoder, Encoder):
         return QuantPlan(bits=bits)
     norms = equalized(student, texts, settings.smooth) if settings.smooth else {}
     smooth = by_matrix(student.transformer, norms)
@@ -83,6 +85,13 @@ def planned(scheme: str, student: Student, texts: Sequence[Text], settings: Sett
         scales = tame(student, texts, scales, settings.tolerance, smooth)
     shifts = corrections(student, texts, scales, bits, smooth) if settings.correct and scales else {}
     return QuantPlan(scales, bits=bits, smooth=_listed(norms), shifts=_listed(shifts))
+
+
+def schemes_of(student: Student, settings: Settings) -> tuple[str, ...]:
+    """The schemes that there are for the student's network."""
+    if isinstance(student.encoder, Encoder):
+        return settings.schemes
+    return ("per_token",) if student.encoder.depth else (WORDS,)
 
 
 def _listed(values: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
@@ -95,7 +104,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     before = context.score(student)
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []
-    for scheme in settings.schemes if student.encoder.depth else (WORDS,):
+    for scheme in schemes_of(student, settings):
         plan = planned(scheme, student, context.train.texts[: settings.texts], settings)
         candidate = replace(student, plan=plan.to_json())
         loss = before - context.score(candidate)

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from attar.export.onnx.files import check
 from attar.runtime.tasks.base import INPUTS
 
 OPSET = 21
@@ -66,7 +67,7 @@ class Graph:
         name_outputs(graph, outputs)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="attar", ir_version=IR_VERSION)
-        onnx.checker.check_model(model)
+        check(model)
         return model
 
 

@@ -14,10 +14,13 @@ from attar.export.onnx.graph import MICROSOFT, Graph, output_of
 State = Mapping[str, NDArray[Any]]
 
 
-def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only: bool) -> list[str | int]:
+def lower_head(
+    graph: Graph, state: State, shape: HeadShape, x: str, first_only: bool, eps: float = 1e-5
+) -> list[str | int]:
     """Writes the nodes of one head that reads `x` (B, T, H), of which only the first token may be there.
 
-    Returns the shape of what it gives, the tensor `output_of` its name.
+    `eps` is that of the norm behind its hidden layer, where it has one. Returns the shape of what it gives, the tensor
+    `output_of` its name.
     """
     base, output = f"heads.{shape.name}", output_of(shape.name)
     found = _read(graph, shape.reads, x, first_only, _width(state, shape))
@@ -26,6 +29,9 @@ def lower_head(graph: Graph, state: State, shape: HeadShape, x: str, first_only:
         dense = _linear(graph, state, f"{base}.dense", found, f"{base}.dense", shape.reads)
         domain = {} if kind else {"domain": MICROSOFT}
         found = graph.op(kind or "Gelu", [dense], f"{base}.activation", **domain)
+    if f"{base}.norm.weight" in state:
+        scale = graph.weight(f"{base}.norm.weight", state[f"{base}.norm.weight"])
+        found = graph.op("LayerNormalization", [found, scale], f"{base}.norm", axis=-1, epsilon=eps)
     if shape.linear:
         name = f"{base}.classifier" if shape.unit else output
         found = _linear(graph, state, f"{base}.classifier", found, name, shape.reads)

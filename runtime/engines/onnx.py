@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.cpu import usable_cores
+from attar.runtime.engines.model_file import external_files, refusal
 from attar.runtime.errors import BundleError, MissingExtraError, SettingsError
 from attar.runtime.tokenizer import Ids
 
@@ -24,9 +25,14 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """A model in ONNX Runtime, on the cores that this process may use unless `threads` says otherwise."""
+    """A model in ONNX Runtime, on the cores that this process may use unless `threads` says otherwise.
 
-    def __init__(self, model: bytes, *, threads: int | None = None, device: str = "cpu") -> None:
+    `files`: contents by name, from which weights are taken that the model keeps elsewhere; no other file is opened.
+    """
+
+    def __init__(
+        self, model: bytes, *, threads: int | None = None, device: str = "cpu", files: Mapping[str, bytes] | None = None
+    ) -> None:
         try:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
@@ -39,10 +45,12 @@ class OnnxEngine:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format was not checked
+        give_weights(options, model, files or {})
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many unrelated types
-            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load model.onnx: {error}") from error
+            raise BundleError(refusal(error, f"ONNX Runtime {ort.__version__}")) from error
         self.name = f"onnxruntime {ort.__version__} ({', '.join(self._session.get_providers())})"
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._typed = any(i.name == "token_type_ids" for i in self._session.get_inputs())
@@ -52,3 +60,24 @@ class OnnxEngine:
         if self._typed:
             feeds["token_type_ids"] = np.zeros_like(ids) if types is None else types
         return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+
+
+def give_weights(options: Any, model: bytes, files: Mapping[str, bytes]) -> None:
+    """Hands a session's options the weights that the model keeps elsewhere; `BundleError` where `files` lack them."""
+    import onnxruntime as ort
+
+    wanted = sorted(external_files(model))
+    for name in wanted:
+        if name not in files:
+            raise BundleError(
+                f"model.onnx keeps weights in {name!r}, and only files that the bundle's manifest lists may be read; "
+                "export the bundle again"
+            )
+    if wanted and not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise BundleError(
+            f"the bundle keeps weights beside model.onnx, which ONNX Runtime {ort.__version__} cannot take from "
+            "memory: pip install 'onnxruntime>=1.24', or export it again with its weights in one file"
+        )
+    if wanted:
+        contents = [files[name] for name in wanted]
+        options.add_external_initializers_from_files_in_memory(wanted, contents, [len(c) for c in contents])

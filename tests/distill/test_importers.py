@@ -63,7 +63,7 @@ def golden(folder: Path, family: str, kind: str, ids: Tensor, mask: Tensor, type
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "modernbert"])
 def test_outputs_equal_transformers(family: str, kind: str, tmp_path: Path) -> None:
     student = make_student(tmp_path / "m", family, kind=kind)
     encoded = student.encode([*corpus(kind, 6).texts, *inputs(kind, EDGE_TEXTS)])

@@ -19,7 +19,7 @@ from attar.distill.student import Student
 from attar.export import bundle as writer
 from attar.export import parity
 from attar.export.departure import departure
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files, to_onnx
 from attar.export.onnx.plain import export_plain
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import ParityError
@@ -111,7 +111,7 @@ def test_a_sabotaged_graph_is_found(name: str, student: Student, monkeypatch: py
     other = student.copy()
     with torch.no_grad():
         other.encoder.state_dict()[name].mul_(1.1).add_(0.05)
-    monkeypatch.setattr(parity, "to_onnx", lambda _: to_onnx(other))
+    monkeypatch.setattr(parity, "to_files", lambda _: to_files(other))
     with pytest.raises(ParityError, match=r"^batch 1: the exported graph departs from PyTorch by \d") as caught:
         parity.check(student, TEXTS)
     assert re.search(SABOTAGED[name], str(caught.value)), str(caught.value)
@@ -120,14 +120,14 @@ def test_a_sabotaged_graph_is_found(name: str, student: Student, monkeypatch: py
 @EVERY
 def test_no_inner_value_departs(kind: str, make: Make) -> None:
     given = make(kind)
-    assert departure(given, to_onnx(given), given.encode(texts_of(kind)), 1e-5) == ""
+    assert departure(given, to_files(given), given.encode(texts_of(kind)), 1e-5) == ""
 
 
 def test_a_graph_of_nan_is_found(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     other = student.copy()
     with torch.no_grad():
         other.encoder.heads["logits"].classifier.bias.fill_(float("nan"))
-    monkeypatch.setattr(parity, "to_onnx", lambda _: to_onnx(other))
+    monkeypatch.setattr(parity, "to_files", lambda _: to_files(other))
     with pytest.raises(ParityError, match="by nan"):
         parity.check(student, TEXTS)
 

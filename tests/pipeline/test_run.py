@@ -144,7 +144,7 @@ def test_a_second_run_computes_nothing(
     place: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(finished / "bundle")
-    for name in ("finetune", "Teacher", "prove", "bench", "export_plain"):
+    for name in ("finetune", "Teacher", "prove", "bench", "plain_files"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("attar.pipeline.steps.find", refuse)
     assert main(["run", str(place / "recipe.toml"), "--out", str(finished), "--json"]) == 0

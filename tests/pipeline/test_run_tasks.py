@@ -15,7 +15,7 @@ import pytest
 import attar
 from attar.cli import main
 from attar.distill.student import Student
-from attar.export.onnx import to_onnx
+from attar.export.onnx import to_files
 from attar.pipeline import run as pipeline
 from attar.runtime.bench.paired import Ratio
 from attar.runtime.bundle import Bundle
@@ -197,7 +197,7 @@ def run(request: pytest.FixtureRequest, bases: Path, tmp_path_factory: pytest.Te
         patch.setattr("attar.pipeline.steps.speedup", lambda *_: Ratio(1.5, 1.4, 1.6, 11))
         if name != BENCHED[0]:
             # The plain export takes seconds too, and has a test of its own for every kind.
-            patch.setattr(pipeline, "export_plain", lambda f, task: to_onnx(replace(Student.load(f), task=task)))
+            patch.setattr(pipeline, "plain_files", lambda f, task: to_files(replace(Student.load(f), task=task)))
         if name not in BENCHED:
             patch.setattr(pipeline.Run, "measure", lambda *_: NO_BENCH)
         assert main(command) == 0
@@ -291,7 +291,7 @@ def test_a_second_run_computes_nothing_and_leaves_the_same_bytes(
         raise AssertionError("this stage is cached and must not be computed again")
 
     before = {p.name: p.read_bytes() for p in (out / "bundle").iterdir()}
-    for name in ("finetune", "Teacher", "prove", "bench", "export_plain"):
+    for name in ("finetune", "Teacher", "prove", "bench", "plain_files"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("attar.pipeline.steps.find", refuse)
     assert main([*command, "--json"]) == 0
