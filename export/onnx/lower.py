@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.rows import rows_of
 from attar.compress.quantize.smooth import readers
-from attar.distill.encoder import Encoder, LayerShape, relative_buckets
+from attar.distill.encoder import Encoder, EncoderShape, LayerShape, relative_buckets
 from attar.distill.student import Student
 from attar.export.onnx.graph import HALVES, MICROSOFT, Graph
 from attar.export.onnx.heads import lower_head
@@ -23,6 +23,27 @@ from attar.export.onnx.tokens import first_tokens, pack, token_places, unpack
 from attar.export.onnx.words import lower_words
 
 Array = NDArray[Any]
+
+LAYOUT = (
+    "Token ids to the outputs of every head, by a transformer encoder. What a tensor is called is the part of the "
+    "network that computes it: layers.0.query, layers.0.attended (the norm behind attention), layers.0.result.\n"
+    "From the embeddings on there is one row a token, padding left out; attention alone reads rows as long as the "
+    "longest text (names that end in _rows), and its result (layers.0.context) is packed again (context_tokens)."
+)
+LAST = (
+    "The last layer computes the first token of every text alone, which is all that the heads read; for attention it "
+    "stands twice (query_twice)."
+)
+INT8 = (
+    "Names that end in _u8 are activations in bytes by a scale of each row (_scale), those in _static by a constant "
+    "one; 128 stands for 0, but 0 behind Relu and 32 behind Gelu. Matrices (.int8) have a scale a column (.scale)."
+)
+
+
+def documentation(shape: EncoderShape, plan: QuantPlan | None) -> str:
+    """What someone who looks at the graph wants to know of it."""
+    parts = [LAYOUT, *([LAST] if shape.first_only else [])]
+    return "\n".join([*parts, *([INT8] if plan is not None and plan.kind == "int8" else [])])
 
 
 def lower(student: Student) -> Any:
@@ -57,7 +78,7 @@ class _Lowering:
         outputs = {h.name: lower_head(g, self.state, h, x, first) for h in self.shape.heads}
         if self.plan is not None and self.plan.kind in HALVES:
             g.halve(self.plan.kind)
-        return g.model(outputs, "Token ids to the outputs of every head.", typed=self.typed)
+        return g.model(outputs, documentation(self.shape, self.plan), typed=self.typed)
 
     def smooth(self, encoder: Encoder, plan: QuantPlan) -> None:
         """What the plan divides the outputs of norms by, multiplied into the matrices that read them."""
