@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.rows import rows_of
 from attar.compress.quantize.smooth import readers
-from attar.distill.encoder import Encoder, EncoderShape, LayerShape, relative_buckets
+from attar.distill.encoder import Encoder, LayerShape, relative_buckets
 from attar.distill.student import Student
 from attar.export.onnx.graph import HALVES, MICROSOFT, Graph
 from attar.export.onnx.heads import lower_head
@@ -40,10 +40,9 @@ INT8 = (
 )
 
 
-def documentation(shape: EncoderShape, plan: QuantPlan | None) -> str:
+def documentation(first_only: bool, int8: bool) -> str:
     """What someone who looks at the graph wants to know of it."""
-    parts = [LAYOUT, *([LAST] if shape.first_only else [])]
-    return "\n".join([*parts, *([INT8] if plan is not None and plan.kind == "int8" else [])])
+    return "\n".join([LAYOUT, *([LAST] if first_only else []), *([INT8] if int8 else [])])
 
 
 def lower(student: Student) -> Any:
@@ -78,7 +77,7 @@ class _Lowering:
         outputs = {h.name: lower_head(g, self.state, h, x, first) for h in self.shape.heads}
         if self.plan is not None and self.plan.kind in HALVES:
             g.halve(self.plan.kind)
-        return g.model(outputs, documentation(self.shape, self.plan), typed=self.typed)
+        return g.model(outputs, documentation(first, bool(self.products.quantized)), typed=self.typed)
 
     def smooth(self, encoder: Encoder, plan: QuantPlan) -> None:
         """What the plan divides the outputs of norms by, multiplied into the matrices that read them."""
@@ -153,8 +152,8 @@ class _Lowering:
     def activation(self, terms: list[str], base: str) -> str:
         """Of the sum of the terms, a product and perhaps its bias.
 
-        BiasGelu by name: left to itself the engine adds the bias of a product of two dimensions within the product, and
-        that is slower.
+        BiasGelu by name, which is faster for single texts: left to itself the engine adds the bias of a product of two
+        dimensions within the product.
         """
         g, name = self.graph, f"{base}.activation"
         if self.shape.activation == "relu":
