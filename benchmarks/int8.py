@@ -17,11 +17,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from tokenizers import Tokenizer, models
+from random_models import MIXED, call, checkpoint
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.static import calibrate, shared
@@ -29,17 +27,14 @@ from attar.distill.student import Student
 from attar.export.onnx import to_onnx
 from attar.export.onnx.plain import export_plain
 from attar.runtime.bench.paired import compare
-from attar.runtime.bench.texts import TEXTS
 from attar.runtime.cpu import machine
 from attar.runtime.engines.onnx import OnnxEngine
 
-VOCAB = 30522
 BATCHES: dict[str, list[int]] = {
     "1 x 16": [16],
     "8 x 64": [64] * 8,
     "32 x 64": [64] * 32,
-    # About 1.3 tokens a word, and the two around them.
-    "32, mixed": [round(1.3 * len(text.split())) + 2 for text in TEXTS[-32:]],
+    "32, mixed": MIXED,
 }
 BASELINE = "dynamic"
 WORDS = ("w1 w2 w3", "w4 w5")
@@ -54,22 +49,6 @@ def dynamic(model: bytes, folder: Path) -> bytes:
     options = {"DefaultTensorType": TensorProto.FLOAT}
     quantize_dynamic(source, target, weight_type=QuantType.QInt8, extra_options=options)
     return target.read_bytes()
-
-
-def checkpoint(folder: Path, layers: int) -> Path:
-    """A random BERT of MiniLM's width with a tokenizer of made-up words."""
-    import transformers
-    from transformers.utils import logging as chatter
-
-    chatter.disable_progress_bar()
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=VOCAB, hidden_size=384, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=1536
-    )
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(99))))}
-    (folder / "tokenizer.json").write_text(Tokenizer(models.WordLevel(words, "[UNK]")).to_str(), encoding="utf-8")
-    return folder
 
 
 def mixed(student: Student) -> QuantPlan:
@@ -93,14 +72,6 @@ def rows(student: Student, folder: Path) -> dict[str, Callable[[], bytes]]:
         "static": lambda: planned(QuantPlan(shared(calibrate(student, WORDS)))),
         "mixed": lambda: planned(mixed(student)),
     }
-
-
-def call(engine: OnnxEngine, lengths: list[int]) -> Callable[[], object]:
-    """One run over a batch of random tokens of these lengths."""
-    places = np.arange(max(lengths))[None]
-    mask = (places < np.array(lengths)[:, None]).astype(np.int64)
-    ids = np.random.default_rng(0).integers(0, VOCAB, mask.shape) * mask
-    return lambda: engine.run(ids, mask)
 
 
 def measure(layers: int, chosen: list[str], rounds: int) -> list[dict[str, object]]:

@@ -12,8 +12,9 @@ from attar.compress.quantize.plan import QuantPlan
 from attar.distill.encoder import EncoderShape
 from attar.distill.network import Shape
 from attar.distill.student import Student
-from attar.export.onnx import OPSET, to_files
+from attar.export.onnx import to_files
 from attar.export.onnx.files import LIMIT
+from attar.export.onnx.needs import needs
 from attar.runtime.bundle import Bundle, Manifest, write_bundle
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import GateError
@@ -53,10 +54,12 @@ def scheme(student: Student) -> str:
     return plan.scheme if student.encoder.depth else "int8 words, all else fp32"
 
 
-def manifest(student: Student, name: str, gate: Mapping[str, Any] | None = None, *, beside: bool = False) -> Manifest:
-    """The manifest without files, which `write_bundle` adds. `beside`: weights lie in files beside the graph."""
+def manifest(
+    student: Student, name: str, gate: Mapping[str, Any] | None = None, *, model: bytes | None = None
+) -> Manifest:
+    """The manifest without files, which `write_bundle` adds. `model`: the graph, by which it says what that needs."""
     plan = QuantPlan.from_json(student.plan)
-    requires: dict[str, Any] = {"onnxruntime": "1.24" if beside else "1.23", "opset": OPSET}
+    requires = needs(model) if model else {}
     if plan is not None and plan.kind == "int8" and plan.bits == 8 and student.encoder.depth:
         # u8 x s8 products saturate on x86 without VNNI; golden inputs tell when it matters.
         requires["x86"] = "avx512_vnni or avx_vnni (or quantize with bits = 7)"
@@ -117,7 +120,7 @@ def write(
         "golden.json": golden(in_memory(student, model=files)),
         "README.md": card(student, name, evidence).encode(),
     }
-    return write_bundle(out, manifest(student, name, evidence.gate, beside=len(files) > 1), contents)
+    return write_bundle(out, manifest(student, name, evidence.gate, model=files["model.onnx"]), contents)
 
 
 def card(student: Student, name: str, evidence: Evidence) -> str:

@@ -70,10 +70,13 @@ class Model:
     def outputs(self, encoded: Encoded) -> Outputs:
         """Raw outputs by head: (R, C), or for token heads one (T, C) a row."""
         if len(encoded.ids) == 1:
-            ids, mask = pad(encoded.ids, 0)
-            types = None if encoded.types is None else np.array(encoded.types, dtype=np.int64)
+            ids, mask = pad(encoded.ids, self.tokenizer.pad_id)
+            types = None if encoded.types is None else pad(encoded.types, 0)[0]
             found = self.engine.run(ids, mask, types)
-            return {h.name: list(found[h.name]) if h.reads == "tokens" else found[h.name] for h in self._heads}
+            tokens = len(encoded.ids[0])
+            return {
+                h.name: list(found[h.name][:, :tokens]) if h.reads == "tokens" else found[h.name] for h in self._heads
+            }
         return self._run(encoded)
 
     def _run(self, encoded: Encoded) -> Outputs:

@@ -209,8 +209,11 @@ def clean(text: str) -> str:
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[Ids, Ids]:
-    """Right-padded ids and mask, both (B, T) int64; T is the longest row, or `length` where that is more."""
-    width = max(length or 0, max(map(len, rows)))
+    """Right-padded ids and mask, both (B, T) int64; T is the longest row, or `length` where that is more.
+
+    A row without tokens, as an empty text is to a tokenizer that adds none, is one padding token that counts.
+    """
+    width = max(length or 0, 1, max(map(len, rows)))
     if len(rows) == 1 and len(rows[0]) == width:
         ids = np.array(rows, dtype=np.int64)
         return ids, np.ones_like(ids)
@@ -218,5 +221,5 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -
     mask = np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
+        mask[i, : max(1, len(row))] = 1
     return ids, mask

@@ -168,7 +168,7 @@ class Run:
                 "tokenizer.json": student.tokenizer,
                 "golden.json": b'{"texts":[],"outputs":[]}',
             }
-            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32", beside=len(model) > 1), files)
+            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32", model=files["model.onnx"]), files)
             return found
 
         key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), outside.digest(), self.task.to_json())

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from attar.export.onnx.files import check
 from attar.runtime.tasks.base import INPUTS
+from attar.runtime.version import __version__
 
 OPSET = 21
 """The first whose QuantizeLinear has blocks, by which rows have scales of their own."""
@@ -66,7 +67,10 @@ class Graph:
         graph = helper.make_graph(self.nodes, "attar", inputs, found, list(self.weights.values()), doc_string=doc)
         name_outputs(graph, outputs)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, producer_name="attar", ir_version=IR_VERSION)
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, doc_string=doc,
+            producer_name="attar", producer_version=__version__,
+        )  # fmt: skip
         check(model)
         return model
 

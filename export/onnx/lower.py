@@ -1,7 +1,7 @@
 """Lowers an encoder and its quantization plan to ONNX.
 
 The kernels are chosen for ONNX Runtime's CPU provider: MultiHeadAttention and Gelu, and for int8
-MatMulIntegerToFloat (export/onnx/product.py).
+MatMulIntegerToFloat (export/onnx/product.py). All but attention works on tokens alone (export/onnx/tokens.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,30 @@ from attar.distill.student import Student
 from attar.export.onnx.graph import HALVES, MICROSOFT, Graph
 from attar.export.onnx.heads import lower_head
 from attar.export.onnx.product import Products
+from attar.export.onnx.tokens import first_tokens, pack, token_places, unpack
 from attar.export.onnx.words import lower_words
 
 Array = NDArray[Any]
+
+LAYOUT = (
+    "Token ids to the outputs of every head, by a transformer encoder. What a tensor is called is the part of the "
+    "network that computes it: layers.0.query, layers.0.attended (the norm behind attention), layers.0.result.\n"
+    "From the embeddings on there is one row a token, padding left out; attention alone reads rows as long as the "
+    "longest text (names that end in _rows), and its result (layers.0.context) is packed again (context_tokens)."
+)
+LAST = (
+    "The last layer computes the first token of every text alone, which is all that the heads read; for attention it "
+    "stands twice (query_twice)."
+)
+INT8 = (
+    "Names that end in _u8 are activations in bytes by a scale of each row (_scale), those in _static by a constant "
+    "one; 128 stands for 0, but 0 behind Relu and 32 behind Gelu. Matrices (.int8) have a scale a column (.scale)."
+)
+
+
+def documentation(first_only: bool, int8: bool) -> str:
+    """What someone who looks at the graph wants to know of it."""
+    return "\n".join([LAYOUT, *([LAST] if first_only else []), *([INT8] if int8 else [])])
 
 
 def lower(student: Student) -> Any:
@@ -52,10 +73,11 @@ class _Lowering:
         for i, layer in enumerate(self.shape.layers):
             x = self.layer(x, mask, i, layer, last=self.shape.first_only and i == len(self.shape.layers) - 1)
         first = self.shape.first_only
+        x = x if first else unpack(g, x, "states")
         outputs = {h.name: lower_head(g, self.state, h, x, first) for h in self.shape.heads}
         if self.plan is not None and self.plan.kind in HALVES:
             g.halve(self.plan.kind)
-        return g.model(outputs, "Token ids to the outputs of every head.", typed=self.typed)
+        return g.model(outputs, documentation(first, bool(self.products.quantized)), typed=self.typed)
 
     def smooth(self, encoder: Encoder, plan: QuantPlan) -> None:
         """What the plan divides the outputs of norms by, multiplied into the matrices that read them."""
@@ -66,16 +88,14 @@ class _Lowering:
 
     def embed(self) -> str:
         g = self.graph
-        found = lower_words(g, self.state, self.plan)
+        found = lower_words(g, self.state, self.plan, ids=pack(g, "input_ids", "tokens"))
         kinds = self.state["types.weight"]
         table = self.state["positions.weight"][: self.max_length] + kinds[0]
-        length = g.op("Shape", ["input_ids"], "length", start=1, end=2)
-        zero = g.weight("zero", np.array([0]))
-        places = g.op("Slice", [g.weight("positions.weight", table), zero, length, zero], "positions")
-        parts = [found, places]
+        parts = [found, g.op("Gather", [g.weight("positions.weight", table), token_places(g)], "positions")]
         if self.typed:
             # What another type than 0 adds: type 0 is in the positions already.
-            parts.append(g.op("Gather", [g.weight("types.weight", kinds - kinds[0]), "token_type_ids"], "types_added"))
+            types = pack(g, "token_type_ids", "token_types")
+            parts.append(g.op("Gather", [g.weight("types.weight", kinds - kinds[0]), types], "types_added"))
         return self.norm(parts, "embedding_norm", "embeddings")
 
     def norm(self, inputs: list[str], module: str, name: str) -> str:
@@ -102,12 +122,13 @@ class _Lowering:
         first = whole
         if last:
             bounds = [g.weight(n, np.array([v])) for n, v in (("zero", 0), ("one", 1), ("axis_1", 1))]
-            head = g.op("Slice", [x, *bounds], f"{base}.first")
-            first = head if whole == x else g.op("Slice", [whole, *bounds], f"{base}.first_smooth")
+            head = first_tokens(g, x, f"{base}.first")
+            first = head if whole == x else first_tokens(g, whole, f"{base}.first_smooth")
         inputs, biases = [], []
         for source, name in ((first, "query"), (whole, "key"), (whole, "value")):
-            product, bias = self.products(source, f"{base}.{name}", last and name == "query")
-            inputs.append(product)
+            alone = last and name == "query"
+            product, bias = self.products(source, f"{base}.{name}", alone)
+            inputs.append(product if alone else unpack(g, product, f"{base}.{name}_rows"))
             biases.append(np.zeros(shape.heads * shape.head_size, np.float32) if bias is None else self.state[bias])
         together = g.weight(f"{base}.attention_bias", np.concatenate(biases))
         if last:
@@ -120,16 +141,24 @@ class _Lowering:
         )  # fmt: skip
         if last:
             context = g.op("Slice", [context, *bounds], f"{base}.context_first")
+        else:
+            context = pack(g, context, f"{base}.context_tokens")
         attended = self.terms(context, f"{base}.output", last)
         y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
-        wide = self.terms(self.smoothed.get(y, y), f"{base}.ffn_in", last)
-        inner = wide[0] if len(wide) == 1 else g.op("Add", wide, f"{base}.ffn_biased")
-        if self.shape.activation == "relu":
-            inner = g.op("Relu", [inner], f"{base}.activation")
-        else:
-            inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
+        inner = self.activation(self.terms(self.smoothed.get(y, y), f"{base}.ffn_in", last), base)
         self.products.rows[inner] = rows_of(f"{base}.ffn_out", self.shape.activation)
         return self.norm([*self.terms(inner, f"{base}.ffn_out", last), y], f"{base}.ffn_norm", f"{base}.result")
+
+    def activation(self, terms: list[str], base: str) -> str:
+        """Of the sum of the terms, a product and perhaps its bias.
+
+        BiasGelu by name, which is faster for single texts: left to itself the engine adds the bias of a product of two
+        dimensions within the product.
+        """
+        g, name = self.graph, f"{base}.activation"
+        if self.shape.activation == "relu":
+            return g.op("Relu", [terms[0] if len(terms) == 1 else g.op("Add", terms, f"{base}.ffn_biased")], name)
+        return g.op("Gelu" if len(terms) == 1 else "BiasGelu", terms, name, domain=MICROSOFT)
 
     def relative(self, module: str, last: bool) -> list[str]:
         """What distances add to the scores of attention (1, heads, T, T); of the last layer's row twice (.., 2, T)."""
@@ -149,7 +178,8 @@ class _Lowering:
         g = self.graph
         table = relative_buckets(self.max_length, self.shape.relative)[None].numpy().astype(np.uint8)
         starts, axes = (g.weight(n, np.array(v)) for n, v in (("corner", [0, 0]), ("axes_1_2", [1, 2])))
-        ends = g.once("Concat", ["length", "length"], "lengths", axis=0)
+        length = g.once("Shape", ["input_ids"], "length", start=1, end=2)
+        ends = g.once("Concat", [length, length], "lengths", axis=0)
         part = g.once("Slice", [g.weight("buckets", table), starts, ends, axes], "buckets_used")
         return g.once("Cast", [part], "places", to=7)
 

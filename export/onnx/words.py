@@ -44,7 +44,7 @@ def quantize_blocks(table: Array) -> tuple[Array, Array]:
 def lower_words(
     graph: Graph, state: Mapping[str, Array], plan: QuantPlan | None, name: str = "words", ids: str = "input_ids"
 ) -> str:
-    """What the network reads of the embedding table `name` at `ids` (B, T): rows, made long where factorized."""
+    """What the network reads of the embedding table `name` at `ids` (..): rows (.., E), made long where factorized."""
     up = state.get(f"{name}_up.weight")
     if up is None:
         return _rows(graph, state[f"{name}.weight"], plan, name, ids)
@@ -53,7 +53,7 @@ def lower_words(
 
 
 def _rows(graph: Graph, table: Array, plan: QuantPlan | None, name: str, ids: str) -> str:
-    """Rows (B, T, E) of a table (V, E)."""
+    """Rows (.., E) of a table (V, E)."""
     if plan is None or plan.words == "fp32":
         return graph.op("Gather", [graph.weight(f"{name}.weight", table), ids], name)
     if plan.words == "int4":
@@ -75,5 +75,5 @@ def _int4(graph: Graph, table: Array, name: str, ids: str) -> str:
     )  # fmt: skip
     if not odd:
         return rows
-    bounds = [graph.weight(f"{name}.{n}", np.array([v])) for n, v in (("start", 0), ("end", -1), ("axis", 2))]
+    bounds = [graph.weight(f"{name}.{n}", np.array([v])) for n, v in (("start", 0), ("end", -1), ("axis", -1))]
     return graph.op("Slice", [rows, *bounds], name)
