@@ -48,7 +48,7 @@ class Batcher:
         self._closed = False
         self._process = os.getpid()
         self._threads = [
-            threading.Thread(target=self._work, name=f"attar-{i}", daemon=True) for i in range(self.limits.workers)
+            threading.Thread(target=self._work, name=f"attar-{i}", daemon=True) for i in range(self.limits.at_once)
         ]
         for thread in self._threads:
             thread.start()
@@ -106,8 +106,7 @@ class Batcher:
                     stale = self._line.remove_stale()
                 if (reason := self._line.full(request)) is not None:
                     raise OverloadedError(f"{reason}; try again later", self._line.expected_wait)
-                if texts:
-                    self._line.add(request)
+                if texts and self._line.add(request):
                     self._changed.notify()
         finally:
             expire(stale)  # without the lock: what waits for them may call us

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from attar.runtime.cpu import usable_cores
 from attar.runtime.errors import DeadlineError, SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -16,6 +17,8 @@ PER_CHARACTER = 0.3
 """Tokens of a character, until the line has learnt what its own texts have; English words have about 0.25."""
 NEWEST = 0.2
 """The share of the last batch in the running means of speed and of tokens a character."""
+RETURN = 0.1
+"""After a batch of several requests, the share of its time that the next one waits for their senders to come back."""
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,25 @@ class Limits:
 
     Attributes:
         batch_tokens: tokens computed together; a longer request is computed alone.
-        linger: seconds that a request waits for company, and only while another batch is being computed.
+        linger: seconds that a request waits for a full batch, and only while another one is being computed.
         max_requests: requests that wait.
         max_tokens: tokens that wait, estimated from the length of the texts.
         max_wait: seconds that a further request would wait, by the speed of the last batches.
-        workers: batches at a time: one is tokenized while another is computed; more fight for the cores.
+        at_once: batches at a time: one is tokenized while another is computed; more fight for the cores.
 
     Raises:
         SettingsError: a number out of its range.
     """
 
     batch_tokens: int = 1024
-    linger: float = 0.001
+    linger: float = 0.1
     max_requests: int = 256
     max_tokens: int = 1 << 17
     max_wait: float = 2.0
-    workers: int = 2
+    at_once: int = field(default_factory=lambda: min(2, usable_cores()))
 
     def __post_init__(self) -> None:
-        for name in ("batch_tokens", "max_requests", "max_tokens", "workers"):
+        for name in ("batch_tokens", "max_requests", "max_tokens", "at_once"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise SettingsError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -89,6 +92,8 @@ class Line:
         self._most = most
         self._speed = 0.0  # tokens a second of all workers together; 0: not known yet
         self._per_character = PER_CHARACTER
+        self._returning = 0  # requests of the last batch, whose senders may come back until then
+        self._until = 0.0
 
     def request(self, texts: Sequence[Text], timeout: float | None) -> Request:
         """A request that arrives now."""
@@ -98,9 +103,12 @@ class Line:
         deadline = math.inf if timeout is None else now + timeout
         return Request(texts, sum(lengths), tokens, max(lengths, default=0), now, deadline)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request) -> bool:
+        """Puts a request at the end; whether a worker should look: else it would be woken by each of many."""
         self.requests.append(request)
-        self.tokens += request.tokens
+        before, self.tokens = self.tokens, self.tokens + request.tokens
+        filled = before < self.limits.batch_tokens <= self.tokens
+        return filled or len(self.requests) in (1, self._returning)
 
     def full(self, request: Request) -> str | None:
         """Why there is no place for a request. However long it is, it has one where none waits."""
@@ -124,10 +132,12 @@ class Line:
         self._speed = self._speed + NEWEST * (found - self._speed) if self._speed else found
 
     def linger(self) -> float:
-        """Seconds that the next batch may wait for company; at most 0: none."""
-        if not self.busy or self.tokens >= self.limits.batch_tokens:
+        """Seconds that the next batch may wait for company; at most 0: none. A lone sender never waits."""
+        if self.tokens >= self.limits.batch_tokens:
             return 0.0
-        return self.requests[0].arrived + self.limits.linger - time.monotonic()
+        if self.busy:
+            return self.requests[0].arrived + self.limits.linger - time.monotonic()
+        return self._until - time.monotonic() if len(self.requests) < self._returning else 0.0
 
     def remove_stale(self) -> list[Request]:
         """Takes out those that nobody waits for any more."""
@@ -161,6 +171,8 @@ class Line:
             self.learn_speed(tokens * self.busy, seconds)
             share = min(2.0, tokens / max(1, sum(r.characters for r in batch)))
             self._per_character += NEWEST * (share - self._per_character)
+        self._returning = len(batch) if len(batch) > 1 else 0
+        self._until = time.monotonic() + RETURN * seconds
         self.busy -= 1
         self.computing = self.computing - sum(r.tokens for r in batch) if self.busy else 0.0
 

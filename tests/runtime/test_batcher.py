@@ -68,7 +68,7 @@ def gated(model: Model) -> Iterator[tuple[Callable[..., Batcher], Gate]]:
     made: list[Batcher] = []
 
     def make(**limits: Any) -> Batcher:
-        made.append(Batcher(own, Limits(**({"workers": 1} | limits))))
+        made.append(Batcher(own, Limits(**({"at_once": 1} | limits))))
         return made[-1]
 
     yield make, gate
@@ -294,7 +294,7 @@ def test_it_tells_what_it_did(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"workers": 0}, {"batch_tokens": 1.5}, {"linger": -1}, {"max_wait": float("nan")}, {"max_requests": 0}]
+    "limits", [{"at_once": 0}, {"batch_tokens": 1.5}, {"linger": -1}, {"max_wait": float("nan")}, {"max_requests": 0}]
 )
 def test_impossible_limits_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(limits))):

@@ -176,7 +176,7 @@ def test_a_deadline_is_a_number(client: httpx.Client, seconds: str) -> None:
 
 def test_a_busy_model_leaves_health_alive_and_refuses_with_a_time(model: Model) -> None:
     own, engine = holding(model)
-    app = server.create_app(own, Settings(limits=Limits(max_requests=1, workers=1)))
+    app = server.create_app(own, Settings(limits=Limits(max_requests=1, at_once=1)))
 
     async def scenario() -> None:
         transport = httpx.ASGITransport(app)
