@@ -1,6 +1,6 @@
 """The server and the batcher against their promises, on loopback, the load in a process of its own.
 
-python benchmarks/serving.py throughput BUNDLE     server >= 80 % of the batcher, which is >= 90 % of the best fixed batch
+python benchmarks/serving.py throughput BUNDLE     server >= 80 % of the batcher, that >= 90 % of the best fixed batch
 python benchmarks/serving.py overload BUNDLE       five times capacity: p99 of admitted <= 2x, all others within 50 ms
 python benchmarks/serving.py drain BUNDLE          SIGTERM under load: no admitted request lost
 python benchmarks/serving.py memory BUNDLE         growth of resident memory over requests of random length <= 20 MB
@@ -207,8 +207,8 @@ def drain(args: argparse.Namespace) -> dict[str, Any]:
         broken += found["broken"]
         admitted += told["admitted"]
         unclean += served.process.returncode != 0
-        print(f"{number + 1}: admitted {told['admitted']}, answered {answered}, broken {found['broken']}, "
-              f"refused {len(found['replies']) - answered}, without reply {found['unanswered']}", flush=True)  # fmt: skip
+        rest = f"refused {len(found['replies']) - answered}, without reply {found['unanswered']}"
+        print(f"{number + 1}: admitted {told['admitted']}, answered {answered}, broken {found['broken']}, {rest}")
     return {"ok": lost == broken == unclean == 0, "times": args.times, "admitted": admitted, "lost": lost,
             "broken": broken, "unclean_exits": unclean}  # fmt: skip
 
