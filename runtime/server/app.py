@@ -36,7 +36,8 @@ def application(models: Models, key: str | None) -> Starlette:
         yield
         models.close(drain=False)  # whoever drains has waited for those that were admitted
 
-    routes = [Route(o.path, _guarded(o, models, key), methods=[o.method]) for o in OPERATIONS]
+    busiest_first = sorted(OPERATIONS, key=lambda o: o.body is None)  # routes are tried one after another
+    routes = [Route(o.path, _guarded(o, models, key), methods=[o.method]) for o in busiest_first]
     return Starlette(routes=routes, exception_handlers={HTTPException: unknown}, lifespan=lifespan)
 
 

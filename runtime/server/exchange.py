@@ -101,13 +101,16 @@ async def answer(served: Served, texts: list[Text], request: Request, timeout: f
 def as_json(content: Any) -> bytes:
     """JSON in UTF-8. Halves of emoji, which UTF-8 cannot hold, are escaped; a number that is not finite is an error."""
     try:
-        written = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        written = _ENCODER.encode(content)
     except ValueError as error:
         raise RefusedError(500, "the model's answer holds a number that is not finite", "not finite") from error
     try:
         return written.encode()
     except UnicodeEncodeError:
         return json.dumps(content, separators=(",", ":")).encode()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
