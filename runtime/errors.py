@@ -8,7 +8,10 @@ AttarError                  one clear message that names the thing and the remed
 ├── MissingExtraError       an optional package is not installed; names the pip command
 ├── AssetError              a demo asset cannot be fetched or is not what it should be
 ├── ParityError             an exported file does not compute what PyTorch computes
-└── GateError               the accuracy gate was not passed
+├── GateError               the accuracy gate was not passed
+├── OverloadedError         a queue is full; says when to try again
+├── DeadlineError           a request was not answered within its time
+└── ClosedError             a batcher was closed, or belongs to the process that this one was forked from
 """
 
 
@@ -49,3 +52,19 @@ class ParityError(AttarError):
 
 class GateError(AttarError):
     """The accuracy gate was not passed."""
+
+
+class OverloadedError(AttarError):
+    """A queue is full; `retry_after` is an estimate of the seconds until it will have been worked off."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(AttarError):
+    """A request was not answered within its time."""
+
+
+class ClosedError(AttarError):
+    """A batcher was closed, or belongs to the process that this one was forked from."""

@@ -39,14 +39,20 @@ class Model:
         Classifiers, taggers and embedders take strings. Pair tasks and question answering take tuples of two
         strings, `(question, context)`, or objects with the two keys. Anything else: `DataError`.
         """
+        items, single = self.inputs(texts)
+        found = self.answer(items)
+        return found[0] if single else found
+
+    def inputs(self, texts: Any) -> tuple[list[Text], bool]:
+        """The inputs of a call in the task's form, and whether it was a single one; `DataError` names a wrong one."""
         single = isinstance(texts, str | Mapping)
         if single or (self.task.pairs and isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)):
-            return self.answer([self._parse(texts, None)])[0]
+            return [self._parse(texts, None)], True
         try:
             items = list(texts)
         except TypeError as error:
             raise DataError(f"expected a text or a list of texts, not {type(texts).__name__}") from error
-        return self.answer([self._parse(item, i) for i, item in enumerate(items)])
+        return [self._parse(item, i) for i, item in enumerate(items)], False
 
     def _parse(self, item: object, number: int | None) -> Text:
         try:

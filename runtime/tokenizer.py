@@ -87,6 +87,13 @@ class Encoded:
     windows: Sequence[Window] | None = None
     texts: Sequence[Text] | None = None
 
+    @property
+    def owners(self) -> Sequence[int]:
+        """Index of the text that each row is of."""
+        if self.windows is None:
+            return range(len(self.ids))
+        return self.windows.owners if isinstance(self.windows, Windows) else [w.text for w in self.windows]
+
 
 class Tokenizer:
     """A tokenizer.json with truncation at `max_length` tokens and no padding (files often carry other settings).

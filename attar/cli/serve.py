@@ -1,28 +1,63 @@
-"""`attar serve`: a bundle over HTTP."""
+"""`attar serve`: bundles over HTTP."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from attar.cli.predict import option_arguments, options
 
-HELP = "Serve a bundle over HTTP: POST /predict, GET /livez, GET /readyz."
+HELP = "Serve a bundle, or a folder of bundles, over HTTP: JSON, Open Inference Protocol, OpenAI embeddings."
 EXAMPLE = "attar serve build/sentiment/bundle --port 8000"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, help="the bundle's folder, or a folder of bundles")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="the port (default: 8000; 0: a free one)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")
+    parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="requests that may wait (default: 256)")
+    parser.add_argument("--max-wait", type=float, default=2.0, metavar="S",
+                        help="longest wait, in seconds, before a request is refused instead (default: 2)")  # fmt: skip
+    parser.add_argument("--warm-up", type=float, default=0.1, metavar="S",
+                        help="seconds to compute typical shapes before the first request (default: 0.1)")  # fmt: skip
+    parser.add_argument("--drain-seconds", type=float, default=0.0, metavar="S",
+                        help="seconds to go on refusing requests after SIGTERM (default: 0)")  # fmt: skip
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE",
+                        help="holds the key that clients must bring (default: ATTAR_API_KEY, if set)")  # fmt: skip
+    parser.add_argument("--ssl-certfile", metavar="FILE", help="a certificate in PEM: serve over TLS")
+    parser.add_argument("--ssl-keyfile", metavar="FILE", help="its private key")
+    parser.add_argument("--log-requests", action="store_true", help="log route, code and seconds of each request")
     option_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from attar.runtime.server import serve
+    from attar.runtime.server import Settings, serve
+    from attar.runtime.waiting import Limits
 
-    serve(args.bundle, args.host, args.port, args.threads, options(args.set))
+    settings = Settings(
+        api_key=_key(args.api_key_file),
+        ssl_certfile=args.ssl_certfile,
+        ssl_keyfile=args.ssl_keyfile,
+        limits=Limits(max_requests=args.max_queue, max_wait=args.max_wait),
+        warm_up=args.warm_up,
+        drain_seconds=args.drain_seconds,
+        log_requests=args.log_requests,
+    )
+    serve(args.bundle, args.host, args.port, args.threads, options(args.set), settings)
     return 0
+
+
+def _key(path: Path | None) -> str | None:
+    """What the file holds, else what ATTAR_API_KEY says, else none."""
+    from attar.runtime.errors import SettingsError
+
+    if path is None:
+        return os.environ.get("ATTAR_API_KEY")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the API key cannot be read from {path}: {error}") from error

@@ -180,6 +180,8 @@ def activate(head: Head, raw: Floats) -> Floats:
 
 def jsonable(answer: Any) -> Any:
     """A typed answer as plain JSON values."""
+    if type(answer) in (float, str, int, bool):  # most of them are, and the questions below take their time
+        return answer
     if is_dataclass(answer) and not isinstance(answer, type):
         return {f.name: jsonable(getattr(answer, f.name)) for f in fields(answer)}
     if isinstance(answer, np.ndarray):

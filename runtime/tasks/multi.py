@@ -13,7 +13,7 @@ from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks import task_of
 from attar.runtime.tasks.base import INPUTS, Answer, Head, Outputs, Statistics, Targets, Task
 from attar.runtime.tasks.tokens import TokenClassification
-from attar.runtime.tokenizer import Encoded, Text, Tokenizer, Windows
+from attar.runtime.tokenizer import Encoded, Text, Tokenizer
 
 PARTS = ("text-classification", "regression", "token-classification")
 
@@ -102,7 +102,7 @@ class MultiTask(Task):
         windows = encoded.windows
         if windows is None or part.heads[0].reads == "tokens":
             return encoded, list(range(len(encoded.ids)))
-        owners = windows.owners if isinstance(windows, Windows) else [w.text for w in windows]
+        owners = encoded.owners
         rows = [i for i, owner in enumerate(owners) if i == 0 or owners[i - 1] != owner]
         ends = [*rows[1:], len(windows)]
         cut = [end - row > 1 for row, end in zip(rows, ends, strict=True)]

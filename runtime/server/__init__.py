@@ -1,0 +1,98 @@
+"""Bundles over HTTP: a plain JSON API, the Open Inference Protocol, OpenAI's embeddings; bounded, and hard to kill.
+
+attar serve BUNDLE        or a folder of bundles, each by its folder's name
+GET /                     a page to try them; GET /openapi.json describes every route
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from attar.runtime.errors import MissingExtraError, SettingsError
+from attar.runtime.model import Model
+from attar.runtime.waiting import Limits
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        api_key: what clients must bring as `Authorization: Bearer KEY`; None: nothing.
+        ssl_certfile: a certificate chain in PEM; with it and its key the server speaks TLS.
+        ssl_keyfile: the private key, where the certificate's file does not hold it.
+        limits: when a batch and when the queue of a model is full.
+        warm_up: seconds to compute typical shapes before the first request, of all models together.
+        drain_seconds: seconds to go on refusing requests after SIGTERM, so that load balancers notice.
+        log_requests: whether each request is logged: route, code and seconds, never a text.
+
+    Raises:
+        SettingsError: an empty key, a key file without a certificate, or a negative number of seconds.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    warm_up: float = 0.1
+    drain_seconds: float = 0.0
+    log_requests: bool = False
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
+            raise SettingsError("the API key must be printable ASCII, and not empty")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise SettingsError("a TLS key needs its certificate: give --ssl-certfile too")
+        for name in ("warm_up", "drain_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} must be at least 0 seconds, not {getattr(self, name)!r}")
+
+
+def create_app(models: Model | Mapping[str, Model], settings: Settings | None = None) -> Starlette:
+    """The ASGI application around loaded models; a single one has the name of its bundle."""
+    _need("starlette")
+    from attar.runtime.server.app import application
+    from attar.runtime.server.metrics import Meter
+    from attar.runtime.server.models import Models
+
+    settings = settings or Settings()
+    found = Models(Meter(), settings.limits)
+    for name, model in (models if isinstance(models, Mapping) else {models.manifest.name: models}).items():
+        found.add(name, model)
+    found.state = "ready"
+    return application(found, settings.api_key)
+
+
+def serve(
+    path: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Serves a bundle, or a folder of bundles, until interrupted or terminated; port 0 takes a free one.
+
+    The address is printed on stderr when the models are ready; logs follow there, one JSON object a line.
+    """
+    _need("starlette")
+    _need("uvicorn")
+    from attar.runtime.server.models import find_bundles
+    from attar.runtime.server.run import run
+
+    run(find_bundles(path), host, port, threads, options or {}, settings or Settings())
+
+
+def _need(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package, "serve") from error

@@ -1,0 +1,81 @@
+"""What tests of the server share: requests to an application without a socket, and a server in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from attar.runtime.model import Model
+
+
+def ask(app: Any, method: str, path: str, **arguments: Any) -> httpx.Response:
+    """One request to an application."""
+
+    async def once() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return await client.request(method, path, **arguments)
+
+    return asyncio.run(once())
+
+
+def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
+    """`attar serve` on a free port of the loopback interface, and its address."""
+    command = [sys.executable, "-m", "attar", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    address = re.search(r"https?://\S+", process.stderr.readline())
+    if address is None:
+        process.kill()
+        raise AssertionError(process.stderr.read())
+    return process, address.group()
+
+
+@contextlib.contextmanager
+def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`start`, stopped by SIGTERM in the end; it must leave by itself with 0 and say no word of a text."""
+    process, address = start(*arguments)
+    assert process.stderr is not None
+    try:
+        yield process, address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        code = process.wait(timeout=20)
+        process.stderr.close()
+    assert code == 0, rest
+    assert "film" not in rest
+
+
+class Held:
+    """An engine that waits until it is opened; `entered` tells that it does. Tokens of `broken` texts fail."""
+
+    name = "held"
+
+    def __init__(self, model: Model, broken: str = "awful") -> None:
+        self.inner = model.engine
+        self.poison = model.tokenizer.encode([broken]).ids[0][1]
+        self.opened, self.entered = threading.Event(), threading.Event()
+
+    def run(self, ids: Any, mask: Any, types: Any = None) -> Mapping[str, Any]:
+        self.entered.set()
+        assert self.opened.wait(20)
+        if (ids == self.poison).any():
+            raise RuntimeError("secret text")
+        return self.inner.run(ids, mask, types)
+
+
+def holding(model: Model) -> tuple[Model, Held]:
+    """The model with such an engine."""
+    own = Model.__new__(Model)
+    own.__dict__.update(model.__dict__)
+    engine = own.engine = Held(model)
+    return own, engine
