@@ -145,20 +145,14 @@ class _Lowering:
             context = pack(g, context, f"{base}.context_tokens")
         attended = self.terms(context, f"{base}.output", last)
         y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
-        inner = self.activation(self.terms(self.smoothed.get(y, y), f"{base}.ffn_in", last), base)
+        wide = self.terms(self.smoothed.get(y, y), f"{base}.ffn_in", last)
+        inner = wide[0] if len(wide) == 1 else g.op("Add", wide, f"{base}.ffn_biased")
+        if self.shape.activation == "relu":
+            inner = g.op("Relu", [inner], f"{base}.activation")
+        else:
+            inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
         self.products.rows[inner] = rows_of(f"{base}.ffn_out", self.shape.activation)
         return self.norm([*self.terms(inner, f"{base}.ffn_out", last), y], f"{base}.ffn_norm", f"{base}.result")
-
-    def activation(self, terms: list[str], base: str) -> str:
-        """Of the sum of the terms, a product and perhaps its bias.
-
-        BiasGelu by name, which is faster for single texts: left to itself the engine adds the bias of a product of two
-        dimensions within the product.
-        """
-        g, name = self.graph, f"{base}.activation"
-        if self.shape.activation == "relu":
-            return g.op("Relu", [terms[0] if len(terms) == 1 else g.op("Add", terms, f"{base}.ffn_biased")], name)
-        return g.op("Gelu" if len(terms) == 1 else "BiasGelu", terms, name, domain=MICROSOFT)
 
     def relative(self, module: str, last: bool) -> list[str]:
         """What distances add to the scores of attention (1, heads, T, T); of the last layer's row twice (.., 2, T)."""
