@@ -95,7 +95,7 @@ def test_every_peer_is_pinned_and_named_with_its_version() -> None:
         assert peers.label(name).startswith(f"{name} "), name
         assert peers.label(name).split()[1][0].isdigit(), name
     assert peers.installs("optimum-onnx")[0] == ["--only-binary", ":all:", "torch==2.13.0"]
-    assert peers.label("nncf").startswith("nncf 3.4.0: static int8")
+    assert ": static int8" in peers.label("nncf")
 
 
 def test_a_peer_gets_the_calibration_texts_one_array_each(student: Student, tmp_path: Path) -> None:
