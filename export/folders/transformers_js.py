@@ -1,0 +1,39 @@
+"""A folder that transformers.js loads: onnx/model.onnx in fp32, onnx/model_quantized.onnx, config and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attar.export.folders.files import graph_config, write_json, write_tokenizer
+from attar.export.folders.graph import SUFFIXES, adapted, typed
+from attar.export.folders.source import Made, Source, quantized
+
+WEIGHTS = True
+PIPELINES = {"regression": "text-classification", "embeddings": "feature-extraction"}
+"""What a kind is called there, where it is called otherwise."""
+
+
+def write(source: Source, folder: Path) -> Made:
+    """Fill the folder; of a quantized bundle alone there is no fp32 model to write."""
+    source.require("transformers-js", tuple(SUFFIXES))
+    own = source.model()
+    graphs = {"q8": own} if quantized(source) else {"fp32": own}
+    if source.student is not None:
+        graphs["fp32"] = source.fp32()
+    (folder / "onnx").mkdir()
+    same, done = False, ""
+    for kind, graph in graphs.items():
+        model, done = adapted(graph, source.task)
+        same = same or model == own
+        (folder / "onnx" / ("model.onnx" if kind == "fp32" else "model_quantized.onnx")).write_bytes(model)
+    write_json(folder / "config.json", graph_config(source))
+    write_tokenizer(source, folder, typed=typed(own))
+    pipeline = PIPELINES.get(source.task.kind, source.task.kind)
+    kinds = " or ".join(f'dtype: "{kind}"' for kind in graphs)
+    how = f"""    import {{ env, pipeline }} from "@huggingface/transformers";
+    env.localModelPath = "path/above/this/folder";
+    env.allowRemoteModels = false;
+    const model = await pipeline("{pipeline}", "name-of-this-folder", {{ dtype: "{next(iter(graphs))}" }});
+
+There is {kinds}. config.json names a family only because the library asks for one: the graph has sizes of its own."""
+    return Made(how, same, done)
