@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     made = package(source, args.to, out)
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     if args.json:
-        print(json.dumps({"out": str(args.out), "format": args.to, "same_bytes": made.same, "files": files}))
+        print(json.dumps({"out": str(args.out), "format": args.to, "certified": made.own or None, "files": files}))
         return 0
     print(f"{args.out}: {', '.join(files)}")
     print(certificate(source, made))

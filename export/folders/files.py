@@ -12,6 +12,9 @@ from tokenizers import Tokenizer
 from attar.distill.huggingface import outputs_of
 from attar.export.folders.graph import SUFFIXES
 from attar.export.folders.source import Source
+from attar.runtime.tasks.base import Task
+from attar.runtime.tasks.classification import TextClassification
+from attar.runtime.tasks.embeddings import Embedding
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "cls_token": ("[CLS]", "<s>"),
@@ -54,3 +57,21 @@ def graph_config(source: Source) -> dict[str, Any]:
         "max_position_embeddings": task.max_length,
         "pad_token_id": source.manifest.pad_id,
     }
+
+
+def reading(task: Task) -> str:
+    """What attar makes of the outputs and the other system does not, for the card; a paragraph, or nothing."""
+    said = []
+    if isinstance(task, TextClassification) and task.thresholds:
+        held = ", ".join(f"{n} {t:g}" for n, t in zip(task.labels, task.thresholds, strict=True))
+        said.append(f"A label is given from its own threshold on: {held}.")
+    if task.kind in ("token-classification", "question-answering"):
+        said.append(f"attar reads long texts in windows of {task.max_length} tokens; cut them up yourself here.")
+    if isinstance(task, Embedding):
+        pooled = {"mean": "the mean", "cls": "the first", "max": "the maximum"}[task.pooling]
+        said.append(
+            f"A vector is {pooled} of the states of a text's tokens" + (", at length 1." if task.normalise else ".")
+        )
+        said += [f"Of its numbers the first {task.truncate} are kept."] if task.truncate else []
+        said += [f"Every text begins with the prompt {task.prompt!r}."] if task.prompt else []
+    return f"\n\n{' '.join(said)}" if said else ""

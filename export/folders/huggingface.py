@@ -19,7 +19,7 @@ from attar.distill.encoder import Encoder, EncoderShape
 from attar.distill.huggingface import outputs_of, save_pooling
 from attar.distill.importers import FAMILIES
 from attar.distill.student import Student
-from attar.export.folders.files import write_json, write_tokenizer
+from attar.export.folders.files import reading, write_json, write_tokenizer
 from attar.export.folders.graph import SUFFIXES, affine
 from attar.export.folders.source import Made, Source
 from attar.runtime.errors import SettingsError
@@ -49,8 +49,8 @@ def write(source: Source, folder: Path) -> Made:
     how = f"""    from transformers import AutoTokenizer, {name}
 
     model = {name}.from_pretrained("path/to/this/folder")
-    tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-    return Made(how, False, "it is a checkpoint in fp32, as before any quantization")
+    tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"){reading(source.task)}"""
+    return Made(how, other="the checkpoint here, in fp32 as before any quantization")
 
 
 def unscaled(student: Student) -> Student:

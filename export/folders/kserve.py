@@ -34,7 +34,7 @@ def write(source: Source, folder: Path) -> Made:
 
 The service runs `attar serve`, which speaks JSON of its own and not KServe's inference protocol: it is a custom
 predictor. Name another image or another `STORAGE_URI` in service.yaml where yours lie elsewhere."""
-    return Made(how, source.bundle is not None)
+    return Made(how, f"{name}/model.onnx")
 
 
 def _dns(name: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.export.bundle import GOLDEN, GOLDEN_PAIRS
-from attar.export.folders.files import graph_config, write_json, write_tokenizer
+from attar.export.folders.files import graph_config, reading, write_json, write_tokenizer
 from attar.export.folders.graph import SUFFIXES, adapted, typed
 from attar.export.folders.source import Made, Source
 from attar.export.parity import TOLERANCE
@@ -41,8 +41,8 @@ def write(source: Source, folder: Path) -> Made:
     outputs = model({{"input_ids": ids, "attention_mask": mask{', "token_type_ids": types' if typed(model) else ""}}})
 
 Weights are fp32, and its outputs are those of ONNX Runtime within {TOLERANCE:g}. On processors with bf16 OpenVINO
-computes in bf16 unless it is told `{{"INFERENCE_PRECISION_HINT": "f32"}}`."""
-    return Made(how, False, "; ".join(filter(None, ["it is an OpenVINO IR in fp32", done])))
+computes in bf16 unless it is told `{{"INFERENCE_PRECISION_HINT": "f32"}}`.{reading(source.task)}"""
+    return Made(how, other="the IR here, which is in fp32" + (f" ({done})" if done else ""))
 
 
 def _check(source: Source, model: bytes, path: Path) -> None:

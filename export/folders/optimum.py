@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attar.export.folders.files import graph_config, write_json, write_tokenizer
+from attar.export.folders.files import graph_config, reading, write_json, write_tokenizer
 from attar.export.folders.graph import SUFFIXES, adapted, typed
 from attar.export.folders.source import Made, Source
 
@@ -24,5 +24,5 @@ def write(source: Source, folder: Path) -> Made:
     model = {name}.from_pretrained("path/to/this/folder")
     tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 
-config.json names a family only because the class asks for one: the graph has sizes of its own."""
-    return Made(how, model == own, done)
+config.json names a family only because the class asks for one: the graph has sizes of its own.{reading(source.task)}"""
+    return Made(how, other=f"the model.onnx here: {done}") if done else Made(how, "model.onnx")

@@ -32,7 +32,7 @@ def package(source: Source, to: str, out: Path) -> Made:
     with aside(out) as folder:
         made = module.write(source, folder)
         manifest = source.bundle.manifest.to_json() if source.bundle else None
-        record = {"format": to, "attar": __version__, "same_bytes": made.same, "manifest": manifest}
+        record = {"format": to, "attar": __version__, "certified": made.own or None, "manifest": manifest}
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(source, to, made), encoding="utf-8")
@@ -55,9 +55,6 @@ def certificate(source: Source, made: Made) -> str:
     sha = source.bundle.manifest.files["model.onnx"]["sha256"]
     if source.bundle.manifest.gate is None:
         return "Nothing: no accuracy gate was run on the bundle that this folder was made from."
-    if made.same:
-        return f"model.onnx is the bundle's own (sha256 {sha}): its certificate, in {RECORD}, is about these bytes."
-    return (
-        f"The certificate in {RECORD} is about the bytes of attar's own bundle (model.onnx, sha256 {sha}). The model "
-        f"here has other bytes, which no gate has judged: {made.differs}."
-    )
+    about = f"The certificate in {RECORD} is about the bytes of the bundle's model.onnx (sha256 {sha})."
+    told = [f"{made.own} is that file." if made.own else "", f"No gate has judged {made.other}." if made.other else ""]
+    return " ".join(filter(None, [about, *told]))

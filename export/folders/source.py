@@ -24,13 +24,13 @@ class Made:
 
     Attributes:
         how: how the other system loads it, in Markdown.
-        same: whether its model is the bundle's own file.
-        differs: what was done to the model where it is not.
+        own: the file in it that is the bundle's own model.onnx, byte by byte; or nothing.
+        other: what its other models are, or what was done to this one.
     """
 
     how: str
-    same: bool
-    differs: str = ""
+    own: str = ""
+    other: str = ""
 
 
 @dataclass(frozen=True)

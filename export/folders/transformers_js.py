@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attar.export.folders.files import graph_config, write_json, write_tokenizer
+from attar.export.folders.files import graph_config, reading, write_json, write_tokenizer
 from attar.export.folders.graph import SUFFIXES, adapted, typed
 from attar.export.folders.source import Made, Source, quantized
 
@@ -21,11 +21,15 @@ def write(source: Source, folder: Path) -> Made:
     if source.student is not None:
         graphs["fp32"] = source.fp32()
     (folder / "onnx").mkdir()
-    same, done = False, ""
+    same, other = "", []
     for kind, graph in graphs.items():
+        name = "onnx/model.onnx" if kind == "fp32" else "onnx/model_quantized.onnx"
         model, done = adapted(graph, source.task)
-        same = same or model == own
-        (folder / "onnx" / ("model.onnx" if kind == "fp32" else "model_quantized.onnx")).write_bytes(model)
+        (folder / name).write_bytes(model)
+        if model == own:
+            same = name
+        else:
+            other.append(f"{name} ({done or 'fp32'})")
     write_json(folder / "config.json", graph_config(source))
     write_tokenizer(source, folder, typed=typed(own))
     pipeline = PIPELINES.get(source.task.kind, source.task.kind)
@@ -35,5 +39,6 @@ def write(source: Source, folder: Path) -> Made:
     env.allowRemoteModels = false;
     const model = await pipeline("{pipeline}", "name-of-this-folder", {{ dtype: "{next(iter(graphs))}" }});
 
-There is {kinds}. config.json names a family only because the library asks for one: the graph has sizes of its own."""
-    return Made(how, same, done)
+There is {kinds}. config.json names a family only because the library asks for one: the graph has sizes of
+its own.{reading(source.task)}"""
+    return Made(how, same, " and ".join(other))

@@ -54,7 +54,7 @@ def write(source: Source, folder: Path) -> Made:
     for place, data in files.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(data)
-    return Made(_how(name, source.task), source.bundle is not None)
+    return Made(_how(name, source.task), f"{name}_onnx/1/model.onnx")
 
 
 def _tokenize(source: Source, given: Sequence[str]) -> Config:

@@ -66,12 +66,12 @@ def feeds_of(student: Student) -> dict[str, Any]:
 def test_optimum_has_the_bundle_s_bytes_where_nothing_needs_changing(make: Make, tmp_path: Path) -> None:
     bundle = bundled(make("token-classification"), tmp_path / "b")
     made = package(read_source(bundle), "optimum", tmp_path / "out")
-    assert made.same
+    assert made.own == "model.onnx"
     assert (tmp_path / "out/model.onnx").read_bytes() == (bundle / "model.onnx").read_bytes()
     record = json.loads((tmp_path / "out" / RECORD).read_text())
-    assert record["same_bytes"] and record["manifest"]["gate"] == GATE
+    assert record["certified"] == "model.onnx" and record["manifest"]["gate"] == GATE
     card = (tmp_path / "out/README.md").read_text()
-    assert "is about these bytes" in card and "PASS: it does" in card
+    assert "model.onnx is that file." in card and "No gate" not in card and "PASS: it does" in card
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["architectures"] == ["BertForTokenClassification"] and config["id2label"]["1"] == "B-thing"
     tokens = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
@@ -81,11 +81,14 @@ def test_optimum_has_the_bundle_s_bytes_where_nothing_needs_changing(make: Make,
 def test_a_temperature_is_in_the_logits(make: Make, tmp_path: Path) -> None:
     student = make("text-classification")
     bundle = bundled(student, tmp_path / "b", temperature=2.5)
-    assert not package(read_source(bundle), "optimum", tmp_path / "out").same
+    assert not package(read_source(bundle), "optimum", tmp_path / "out").own
     found = run(tmp_path / "out/model.onnx", feeds_of(student))["logits"]
     expected = [list(a.scores.values()) for a in load(bundle, threads=1)(list(TEXTS[:2]))]
     np.testing.assert_allclose(softmax(found), expected, atol=1e-6)
-    assert "no gate has judged: its logits are multiplied by 0.4" in (tmp_path / "out/README.md").read_text()
+    assert (
+        "No gate has judged the model.onnx here: its logits are multiplied by 0.4."
+        in (tmp_path / "out/README.md").read_text()
+    )
 
 
 def test_a_regression_gives_its_own_unit(make: Make, tmp_path: Path) -> None:
@@ -121,7 +124,8 @@ def test_transformers_js_has_both_precisions_only_with_the_weights(make: Make, t
     bundle = bundled(student, tmp_path / "b")
     package(read_source(bundle), "transformers-js", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out/onnx").iterdir()] == ["model_quantized.onnx"]
-    package(read_source(bundle, tmp_path / "student"), "transformers-js", tmp_path / "out")
+    made = package(read_source(bundle, tmp_path / "student"), "transformers-js", tmp_path / "out")
+    assert (made.own, made.other) == ("onnx/model_quantized.onnx", "onnx/model.onnx (fp32)")
     assert sorted(p.name for p in (tmp_path / "out/onnx").iterdir()) == ["model.onnx", "model_quantized.onnx"]
     found = run(tmp_path / "out/onnx/model.onnx", feeds_of(student))["logits"]
     assert np.abs(found - student.logits(TEXTS[:2]).numpy()).max() < 1e-5
@@ -173,7 +177,8 @@ def answer_by_triton(repository: Path, texts: list[Any]) -> dict[str, Any]:
 def test_triton_s_models_answer_as_the_bundle(kind: str, make: Make, tmp_path: Path, triton: None) -> None:
     bundle = bundled(make(kind), tmp_path / "b", temperature=0.7, labels=('a "b" \\', "ü"))
     made = package(read_source(bundle), "triton", tmp_path / "out")
-    assert made.same
+    own = (tmp_path / "out" / made.own).read_bytes()
+    assert own == (bundle / "model.onnx").read_bytes()
     texts = list(inputs(kind, TEXTS))
     expected = load(bundle, threads=1)(texts)
     found = answer_by_triton(tmp_path / "out", texts)
@@ -220,7 +225,7 @@ def test_protobuf_text() -> None:
 
 def test_kserve_holds_the_bundle_as_it_is(make: Make, tmp_path: Path) -> None:
     bundle = bundled(make("question-answering"), tmp_path / "b")
-    assert package(read_source(bundle), "kserve", tmp_path / "out").same
+    package(read_source(bundle), "kserve", tmp_path / "out")
     service = yaml.safe_load((tmp_path / "out/service.yaml").read_text())
     (container,) = service["spec"]["predictor"]["containers"]
     name = container["env"][0]["value"].rpartition("/")[2]
