@@ -5,7 +5,8 @@ python benchmarks/folders.py [--bundle DIR --student DIR] --peers PYTHON --kserv
 A small random student of every kind of task, a pruned, a factorized and a quantized one, and the bundle given.
 PYTHON: an interpreter with optimum-onnx 0.1.0, transformers 4.57 and tritonclient[grpc]; one with kserve. DIR: a
 folder whose node_modules has @huggingface/transformers. OpenVINO is looked for in this interpreter. What is not given
-is skipped and named. Printed: the largest difference to the bundle in ONNX Runtime, of transformers.js in fp32 and q8.
+is skipped and named. Printed: the largest difference to the bundle in ONNX Runtime, or of what is fp32 to the student
+in PyTorch; of transformers.js both where there are both.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+PLAIN = 12
+"""How many texts each student is asked, before those that it must cut."""
 JS = """
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -67,7 +70,7 @@ def cases(scratch: Path) -> Iterator[tuple[str, Any, list[Any]]]:
     from attar.distill.encoder import LayerShape, resized
     from tests.models import KINDS, grow, inputs, make_student, sentences
 
-    plain = [str(t) for t in sentences(12, seed=7).texts]
+    plain = [str(t) for t in sentences(PLAIN, seed=7).texts]
     for kind in KINDS:
         if kind == "multi-task":
             continue
@@ -89,15 +92,16 @@ def cases(scratch: Path) -> Iterator[tuple[str, Any, list[Any]]]:
 
 
 def wanted(model: Any, texts: list[Any]) -> list[list[list[float]]]:
-    """For each text the outputs as a class of transformers names and means them, computed by a loaded bundle."""
+    """For each text the outputs as a class of transformers names and means them, by a loaded bundle or a student."""
     from attar.export.folders.graph import affine
 
-    scale, shift = affine(model.task)
-    encoded = model.task.encode(model.tokenizer, texts)
+    task = model.task
+    scale, shift = affine(task)
+    encoded = model.encode(texts) if hasattr(model, "encoder") else task.encode(model.tokenizer, texts)
     assert len(encoded.ids) == len(texts), "a text of several windows"
     found = []
-    for row in model.outputs(encoded)[model.task.heads[0].name]:
-        parts = row.T if model.task.kind == "question-answering" else [row * scale + shift]
+    for row in model.outputs(encoded)[task.heads[0].name]:
+        parts = row.T if task.kind == "question-answering" else [row * scale + shift]
         found.append([np.ravel(part).astype(float).tolist() for part in parts])
     return found
 
@@ -160,21 +164,27 @@ def asked(args: argparse.Namespace, to: str, places: list[Path], scratch: Path) 
 def packaged(to: str, bundles: list[tuple[Path, Path, list[Any]]], scratch: Path) -> dict[str, str]:
     """Writes the folders of one format, and what they should compute; why a bundle was refused, by its name."""
     from attar.export.folders.package import package
-    from attar.export.folders.source import read_source
+    from attar.export.folders.source import quantized, read_source
     from attar.runtime.errors import AttarError
     from attar.runtime.model import load
 
     refused = {}
     for bundle, student, texts in bundles:
+        if to == "transformers-js":
+            texts = texts[:PLAIN]  # it cuts a long text's closing mark off, which no other does
         model = load(bundle, threads=1)
-        outputs = wanted(model, texts)
+        outputs = [wanted(model, texts)]
         if to == "triton" and model.task.kind == "text-classification":
-            outputs = [[list(answer.scores.values())] for answer in model(texts)]
+            outputs = [[[list(answer.scores.values())] for answer in model(texts)]]
+        weighs = to in ("openvino", "huggingface", "transformers-js")
+        source = read_source(bundle, student if weighs else None)
+        if source.student is not None:
+            shipped = outputs if to == "transformers-js" and quantized(source) else []
+            outputs = [wanted(source.student, texts), *shipped]
         expected = {"kind": model.task.kind, "texts": texts, "outputs": outputs}
         folder = scratch / to / bundle.stem
-        weighs = to in ("openvino", "huggingface", "transformers-js")
         try:
-            package(read_source(bundle, student if weighs else None), to, folder)
+            package(source, to, folder)
             folder.with_suffix(".json").write_text(json.dumps(expected))
         except AttarError as error:
             refused[bundle.stem] = f"refused: {error}"
@@ -209,7 +219,9 @@ def main() -> None:
             found = asked(args, to, places, scratch)
             for folder, each in zip(places, found, strict=False):
                 outputs = json.loads(folder.with_suffix(".json").read_text())["outputs"]
-                told = ["read whole" if to == "kserve" else f"{gap(f, outputs):.1e}" for f in each]
+                told = [
+                    "read whole" if to == "kserve" else f"{gap(*pair):.1e}" for pair in zip(each, outputs, strict=True)
+                ]
                 print(f"{to}: {folder.name}: {', '.join(told)}", flush=True)
             for name, reason in {**refused, **({} if found else {"all others": "skipped"})}.items():
                 print(f"{to}: {name}: {reason}", flush=True)

@@ -29,12 +29,12 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_tokenizer(source: Source, folder: Path, *, typed: bool) -> None:
-    """tokenizer.json as it is, and tokenizer_config.json; `typed`: the model reads token types."""
+def write_tokenizer(source: Source, folder: Path, *, typed: bool, kind: str = "PreTrainedTokenizerFast") -> None:
+    """tokenizer.json as it is, and tokenizer_config.json; `typed`: the model reads token types; `kind`: the class."""
     (folder / "tokenizer.json").write_bytes(source.tokenizer)
     known = Tokenizer.from_buffer(source.tokenizer)
     record: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": kind,
         "model_max_length": source.task.max_length,
         "model_input_names": ["input_ids", "attention_mask", *(["token_type_ids"] if typed else [])],
         "pad_token": known.id_to_token(source.manifest.pad_id),

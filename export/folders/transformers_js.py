@@ -31,7 +31,9 @@ def write(source: Source, folder: Path) -> Made:
         else:
             other.append(f"{name} ({done or 'fp32'})")
     write_json(folder / "config.json", graph_config(source))
-    write_tokenizer(source, folder, typed=typed(own))
+    # Only this class gives token types there; all else it takes from tokenizer.json.
+    kind = "BertTokenizer" if typed(own) else "PreTrainedTokenizerFast"
+    write_tokenizer(source, folder, typed=typed(own), kind=kind)
     pipeline = PIPELINES.get(source.task.kind, source.task.kind)
     kinds = " or ".join(f'dtype: "{kind}"' for kind in graphs)
     how = f"""    import {{ env, pipeline }} from "@huggingface/transformers";
@@ -40,5 +42,6 @@ def write(source: Source, folder: Path) -> Made:
     const model = await pipeline("{pipeline}", "name-of-this-folder", {{ dtype: "{next(iter(graphs))}" }});
 
 There is {kinds}. config.json names a family only because the library asks for one: the graph has sizes of
-its own.{reading(source.task)}"""
+its own. A text of more than {source.task.max_length} tokens loses its closing mark there, so that its answer is not
+attar's.{reading(source.task)}"""
     return Made(how, same, " and ".join(other))

@@ -131,6 +131,16 @@ def test_transformers_js_has_both_precisions_only_with_the_weights(make: Make, t
     assert np.abs(found - student.logits(TEXTS[:2]).numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize(("kind", "name"), [("pairs", "BertTokenizer"), ("embeddings", "PreTrainedTokenizerFast")])
+def test_transformers_js_gets_the_class_that_gives_token_types(
+    kind: str, name: str, make: Make, tmp_path: Path
+) -> None:
+    package(read_source(bundled(make(kind), tmp_path / "b")), "transformers-js", tmp_path / "out")
+    record = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert record["tokenizer_class"] == name
+    assert ("token_type_ids" in record["model_input_names"]) == (kind == "pairs")
+
+
 class Stub:
     """Triton's side of a Python model."""
 
