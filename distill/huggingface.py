@@ -65,7 +65,8 @@ class HuggingFace(nn.Module):
     def __init__(self, folder: Path, task: Task, *, new: bool = False, attention: str | None = "eager") -> None:
         super().__init__()
         self.task = task
-        options = {**outputs_of(task), "ignore_mismatched_sizes": True} if new and outputs_of(task) else {}
+        outputs = outputs_of(task) if new else {}
+        options = {**outputs, "ignore_mismatched_sizes": True} if outputs else {}
         self.model = load_transformers(task.kind, folder, options, attention)
         self.own = nn.ModuleDict()
         if task.kind not in _CLASSES:

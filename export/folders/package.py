@@ -53,8 +53,11 @@ def certificate(source: Source, made: Made) -> str:
     if source.bundle is None:
         return "Nothing: the folder was made from a student, and no gate has judged it."
     sha = source.bundle.manifest.files["model.onnx"]["sha256"]
-    if source.bundle.manifest.gate is None:
+    gate = source.bundle.manifest.gate
+    if gate is None:
         return "Nothing: no accuracy gate was run on the bundle that this folder was made from."
-    about = f"The certificate in {RECORD} is about the bytes of the bundle's model.onnx (sha256 {sha})."
-    told = [f"{made.own} is that file." if made.own else "", f"No gate has judged {made.other}." if made.other else ""]
-    return " ".join(filter(None, [about, *told]))
+    verdict = gate["verdict"]
+    told = [f"The certificate in {RECORD} ({verdict}) is about the bytes of the bundle's model.onnx (sha256 {sha})."]
+    told += [f"{made.own} is that file."] if made.own else []
+    told += [f"No gate has judged {made.other}."] if made.other else []
+    return " ".join(told)

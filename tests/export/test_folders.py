@@ -71,7 +71,12 @@ def test_optimum_has_the_bundle_s_bytes_where_nothing_needs_changing(make: Make,
     record = json.loads((tmp_path / "out" / RECORD).read_text())
     assert record["certified"] == "model.onnx" and record["manifest"]["gate"] == GATE
     card = (tmp_path / "out/README.md").read_text()
-    assert "model.onnx is that file." in card and "No gate" not in card and "PASS: it does" in card
+    assert (
+        "(pass) is about the bytes" in card
+        and "model.onnx is that file." in card
+        and "No gate" not in card
+        and "PASS: it does" in card
+    )
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["architectures"] == ["BertForTokenClassification"] and config["id2label"]["1"] == "B-thing"
     tokens = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
