@@ -10,19 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from attar.distill.batches import run
 from attar.distill.checkpoint import TASK
 from attar.distill.encoder import Encoder, EncoderShape
-from attar.distill.huggingface import outputs_of, save_pooling
+from attar.distill.huggingface import HuggingFace, outputs_of, save_pooling
 from attar.distill.importers import FAMILIES
 from attar.distill.student import Student
+from attar.export.bundle import GOLDEN, GOLDEN_PAIRS
 from attar.export.folders.files import reading, write_json, write_tokenizer
 from attar.export.folders.graph import SUFFIXES, affine
 from attar.export.folders.source import Made, Source
-from attar.runtime.errors import SettingsError
+from attar.export.parity import TOLERANCE, flat
+from attar.runtime.errors import ParityError, SettingsError
 from attar.runtime.tasks.base import Task
 from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tasks.regression import Regression
@@ -45,12 +49,27 @@ def write(source: Source, folder: Path) -> Made:
     write_json(folder / TASK, student.task.to_json())
     if student.task.kind == "embeddings":
         save_pooling(student.task, folder)
+    _check(student, folder)
     name = config["architectures"][0]
     how = f"""    from transformers import AutoTokenizer, {name}
 
     model = {name}.from_pretrained("path/to/this/folder")
     tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"){reading(source.task)}"""
     return Made(how, other="the checkpoint here, in fp32 as before any quantization")
+
+
+def _check(student: Student, folder: Path) -> None:
+    """`ParityError` where transformers computes something else than the student."""
+    encoded = student.encode(list(GOLDEN_PAIRS if student.task.pairs else GOLDEN))
+    model = HuggingFace(folder, student.task).eval()
+    found, wanted = flat(run(model, student.task.heads, encoded, student.pad_id)), flat(student.outputs(encoded))
+    for head, values in wanted.items():
+        error = float(np.abs(found[head] - values).max() / max(1.0, float(np.abs(values).max())))
+        if not error <= TOLERANCE:
+            raise ParityError(
+                f"transformers computes other {head} of this checkpoint than the student gives: by {error:.2g}, at "
+                f"most {TOLERANCE}. Package it as ONNX instead (--to optimum)"
+            )
 
 
 def unscaled(student: Student) -> Student:

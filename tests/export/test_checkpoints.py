@@ -17,9 +17,10 @@ from attar.distill.distil import take_layers
 from attar.distill.encoder import LayerShape, resized
 from attar.distill.student import Student
 from attar.distill.students.encoder import narrowed
+from attar.export.folders import huggingface
 from attar.export.folders.package import package
 from attar.export.folders.source import read_source
-from attar.runtime.errors import SettingsError
+from attar.runtime.errors import ParityError, SettingsError
 from tests.models import FAMILIES, KINDS, inputs, make_student, sentences
 
 TEXTS = (*(str(t) for t in sentences(5, seed=3).texts), "")
@@ -111,6 +112,19 @@ def test_what_transformers_has_no_model_for_is_refused(name: str, tmp_path: Path
     student = changed(make_student(tmp_path / "given"), *layers)
     with pytest.raises(SettingsError, match=message):
         packaged(student, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = huggingface.state_of
+
+    def wrong(student: Student, family: str) -> dict[str, torch.Tensor]:
+        state = whole(student, family)
+        return {**state, "classifier.bias": state["classifier.bias"] + 0.01}
+
+    monkeypatch.setattr(huggingface, "state_of", wrong)
+    with pytest.raises(ParityError, match="transformers computes other logits of this checkpoint"):
+        packaged(make_student(tmp_path / "given"), tmp_path)
     assert not (tmp_path / "out").exists()
 
 
