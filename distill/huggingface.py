@@ -65,7 +65,8 @@ class HuggingFace(nn.Module):
     def __init__(self, folder: Path, task: Task, *, new: bool = False, attention: str | None = "eager") -> None:
         super().__init__()
         self.task = task
-        options = _options(task) if new else {}
+        outputs = outputs_of(task) if new else {}
+        options = {**outputs, "ignore_mismatched_sizes": True} if outputs else {}
         self.model = load_transformers(task.kind, folder, options, attention)
         self.own = nn.ModuleDict()
         if task.kind not in _CLASSES:
@@ -121,7 +122,7 @@ class HuggingFace(nn.Module):
             }
             save_file({k: v.detach().contiguous() for k, v in state.items()}, folder / HEADS)
         if self.task.kind == "embeddings":
-            _save_pooling(self.task, folder)
+            save_pooling(self.task, folder)
 
     def _load_heads(self, path: Path) -> None:
         weights = load_file(path)
@@ -130,8 +131,8 @@ class HuggingFace(nn.Module):
             head.classifier.load_state_dict({part: weights[f"{name}.{part}"] for part in ("weight", "bias")})
 
 
-def _options(task: Task) -> dict[str, Any]:
-    """What a new model of transformers must know of the task."""
+def outputs_of(task: Task) -> dict[str, Any]:
+    """What config.json says of a task's outputs."""
     names = getattr(task, "labels", None) or getattr(task, "tags", None)
     options: dict[str, Any] = {}
     if task.kind == "regression":
@@ -143,10 +144,10 @@ def _options(task: Task) -> dict[str, Any]:
         }  # fmt: skip
         if task.heads[0].objective == "labels":
             options["problem_type"] = "multi_label_classification"
-    return {**options, "ignore_mismatched_sizes": True} if options else {}
+    return options
 
 
-def _save_pooling(task: Task, folder: Path) -> None:
+def save_pooling(task: Task, folder: Path) -> None:
     """The files by which sentence-transformers knows how to pool."""
     head = task.heads[0]
     modes = {"mean": "mean_tokens", "first": "cls_token", "max": "max_tokens"}
