@@ -23,6 +23,7 @@ VERBS = (
     "compress",
     "export",
     "convert",
+    "tensorrt",
     "predict",
     "bench",
     "serve",
