@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.bundle import Bundle
+from attar.runtime.engines import tensorrt
 from attar.runtime.engines.onnx import Engine, OnnxEngine
 from attar.runtime.engines.profiles import BATCH_TOKENS
 from attar.runtime.errors import BundleError, DataError, SettingsError
@@ -166,7 +167,7 @@ def load(
         raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
     model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
-    model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else "tensorrt.golden.json"])
+    model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])
     return model
 
 
@@ -178,6 +179,4 @@ def _engine(name: str, bundle: Bundle, device: str | None, threads: int | None) 
         raise SettingsError(f"engine must be onnx or tensorrt, not {name!r}")
     if threads is not None or device not in (None, "cuda"):
         raise SettingsError("TensorRT runs on the GPU and takes no threads: leave out device and threads")
-    from attar.runtime.engines import tensorrt
-
     return tensorrt.load(bundle.contents)

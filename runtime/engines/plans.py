@@ -6,6 +6,7 @@ every precision is that of the ONNX file. Of these flavours only tensorrt-rtx 1.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -128,7 +129,7 @@ def build(trt: Any, model: bytes, key: Key, profiles: Sequence[Profile], timings
     if built is None:
         raise SettingsError(_failed(trt, f"cannot build {key.precision} for {key.capability}", errors.messages))
     if measures:
-        _replace(kept, bytes(memoryview(config.get_timing_cache().serialize())))
+        _keep(kept, bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(built))
 
 
@@ -179,8 +180,8 @@ def fitting(
         folder,
     )  # fmt: skip
     engine = build(trt, model, wanted, profiles, cache / "engines")
-    _replace(folder / wanted.file, engine)
-    _replace(folder / f"{wanted.file}.sha256", hashlib.sha256(engine).hexdigest().encode())
+    _keep(folder / wanted.file, engine)
+    _keep(folder / f"{wanted.file}.sha256", hashlib.sha256(engine).hexdigest().encode())
     return engine
 
 
@@ -201,9 +202,14 @@ def _kept(folder: Path, wanted: Key) -> bytes | None:
     return engine
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes aside, then renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _keep(path: Path, content: bytes) -> None:
+    """Writes aside, then renames; what cannot be kept is made again next time."""
     part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        log.warning("cannot keep %s (%s): set ATTAR_CACHE to a writable folder", path, error.strerror)

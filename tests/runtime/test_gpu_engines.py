@@ -104,6 +104,13 @@ def test_a_stale_engine_is_built_anew_loudly_and_once(
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_cache_that_cannot_be_written(builds: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    found = fitting(RTX, b"model", KEY, PROFILES, shipped={}, cache=tmp_path / "file")
+    assert found == b"built for 8.6"
+    assert "fits (it has none)" in caplog.text and "set ATTAR_CACHE to a writable folder" in caplog.text
+
+
 def test_measurements_are_kept(tmp_path: Path) -> None:
     taken: list[bytes] = []
     shapes: list[Any] = []
