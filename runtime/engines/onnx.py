@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -72,7 +74,8 @@ def require_provider(ort: Any, device: str) -> None:
             "onnxruntime and pip install 'attar[gpu]', or load with device=\"cpu\""
         )
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the CUDA libraries that pip installed
+        with contextlib.redirect_stdout(io.StringIO()):  # finds the CUDA libraries that pip installed
+            ort.preload_dlls()
 
 
 def check_placement(session: Any, device: str) -> None:
@@ -83,9 +86,11 @@ def check_placement(session: Any, device: str) -> None:
             f"device {device!r} was asked for, and the session runs on {', '.join(session.get_providers())}: see what "
             "`attar doctor` says of the GPU"
         )
-    parts = session.get_provider_graph_assignment_info()
+    placed = getattr(session, "get_provider_graph_assignment_info", None)
+    if placed is None:
+        raise SettingsError(f"this ONNX Runtime does not tell what runs on {device!r}: upgrade onnxruntime-gpu")
     elsewhere = misplaced(
-        [(node.name, node.op_type, part.ep_name) for part in parts for node in part.get_nodes()], wanted
+        [(node.name, node.op_type, part.ep_name) for part in placed() for node in part.get_nodes()], wanted
     )
     if elsewhere:
         shown = ", ".join(elsewhere[:3]) + (" ..." if len(elsewhere) > 3 else "")

@@ -217,3 +217,5 @@ def test_nodes_on_the_cpu_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(SettingsError, match=r"3 nodes would run on the CPU \(.*Mul.*export\s+without int8"):
         check_placement(liar, "cuda")
+    with pytest.raises(SettingsError, match="does not tell what runs on 'cuda': upgrade onnxruntime-gpu"):
+        check_placement(SimpleNamespace(get_providers=liar.get_providers), "cuda")

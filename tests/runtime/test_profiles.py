@@ -22,7 +22,7 @@ def test_profiles_follow_the_lengths() -> None:
     assert [p.usual for p in found] == [(42, 3), (16, 8), (4, 32)]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(LENGTHS, st.integers(3, 512), st.integers(1, 300), st.integers(1, 512))
 def test_every_batch_of_a_model_has_a_profile(seen: list[int], longest: int, rows: int, length: int) -> None:
     found = profiles_for(seen, longest, max_batch=256)
