@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.bundle import Bundle
+from attar.runtime.engines import tensorrt
 from attar.runtime.engines.onnx import Engine, OnnxEngine
-from attar.runtime.errors import BundleError, DataError
+from attar.runtime.engines.profiles import BATCH_TOKENS
+from attar.runtime.errors import BundleError, DataError, SettingsError
 from attar.runtime.tasks.base import Outputs, Task, activate
 from attar.runtime.tokenizer import Encoded, Text, pad
 
@@ -24,7 +26,9 @@ round int8 differently."""
 class Model:
     """A loaded bundle. Calls are thread-safe: neither the tokenizer nor the session keeps state between them."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, task: Task | None = None, batch_tokens: int = 1024) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, task: Task | None = None, batch_tokens: int = BATCH_TOKENS
+    ) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
         self.task = task or manifest.task
@@ -147,7 +151,8 @@ def golden_outputs(model: Model, text: Text) -> dict[str, Any]:
 def load(
     path: str | os.PathLike[str],
     *,
-    device: str = "cpu",
+    engine: str = "onnx",
+    device: str | None = None,
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -155,21 +160,32 @@ def load(
 
     Args:
         path: the bundle's folder.
-        device: `cpu`.
-        threads: threads of one call; by default the cores this process may use (affinity and cgroup quota).
+        engine: `onnx`, ONNX Runtime; or `tensorrt`, on an NVIDIA GPU, for bundles that `attar tensorrt` was at.
+        device: of `onnx`, `cpu` or `cuda`; of `tensorrt`, `cuda`. By default the first.
+        threads: of `onnx`, threads of one call; by default the cores this process may use (affinity and cgroup quota).
         options: what the task lets users choose about its answers, such as `{"aggregation": "first"}` or
             `{"top_k": 3}`; an unknown one is refused with the known ones.
 
     Raises:
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
-        SettingsError: an unknown option, or a value that the task refuses.
+        SettingsError: an unknown option, or a value that the task refuses; a GPU that cannot be used.
     """
     bundle = Bundle.read(path)
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
         raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
-    engine = OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device, files=bundle.contents)
-    model = Model(bundle, engine, task=task)
-    model.replay_golden(bundle.contents["golden.json"])
+    model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
+    model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])
     return model
+
+
+def _engine(name: str, bundle: Bundle, device: str | None, threads: int | None) -> Engine:
+    """The engine of this name, on the device."""
+    if name == "onnx":
+        return OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device or "cpu", files=bundle.contents)
+    if name != "tensorrt":
+        raise SettingsError(f"engine must be onnx or tensorrt, not {name!r}")
+    if threads is not None or device not in (None, "cuda"):
+        raise SettingsError("TensorRT runs on the GPU and takes no threads: leave out device and threads")
+    return tensorrt.load(bundle.contents)

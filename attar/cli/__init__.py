@@ -24,6 +24,7 @@ VERBS = (
     "export",
     "convert",
     "package",
+    "tensorrt",
     "predict",
     "bench",
     "serve",

@@ -7,7 +7,6 @@ where one was damaged.
 
 import hashlib
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from attar.distill.data import imdb, vader
 from attar.distill.data.archives import Archive, obtain
 from attar.distill.data.extract import extract, intact, join
+from attar.runtime.cache import cache_folder
 from attar.runtime.data import Examples, read_examples
 from attar.runtime.errors import AssetError, DataError, ModelError, SettingsError
 from attar.runtime.records import check_kind
@@ -132,13 +132,6 @@ ASSETS: dict[str, Asset] = {
         ),
     )
 }
-
-
-def cache_folder() -> Path:
-    """`$ATTAR_CACHE`, else `$XDG_CACHE_HOME/attar`, else `~/.cache/attar`; it need not exist."""
-    if own := os.environ.get("ATTAR_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attar"
 
 
 def fetch(name: str, *, cache: Path | None = None) -> Path:

@@ -23,9 +23,13 @@ HALVES: Mapping[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 class Graph:
-    """Collects nodes; every call of `op` returns the name of the node's first output."""
+    """Collects nodes; every call of `op` returns the name of the node's first output.
 
-    def __init__(self) -> None:
+    `standard`: whether it keeps to the operators of ONNX itself, for engines that know no others.
+    """
+
+    def __init__(self, *, standard: bool = False) -> None:
+        self.standard = standard
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, onnx.TensorProto] = {}
 
@@ -38,6 +42,9 @@ class Graph:
     def op(self, kind: str, inputs: list[str], name: str, *, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, domain=domain, **attributes))
         return name
+
+    def gelu(self, x: str, name: str) -> str:
+        return self.op("Gelu", [x], name, domain="" if self.standard else MICROSOFT)
 
     def once(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """`op`, or the node that an earlier call wrote under the same name."""
@@ -66,7 +73,7 @@ class Graph:
         found = [helper.make_tensor_value_info(output_of(n), TensorProto.FLOAT, s) for n, s in outputs.items()]
         graph = helper.make_graph(self.nodes, "attar", inputs, found, list(self.weights.values()), doc_string=doc)
         name_outputs(graph, outputs)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        opsets = [helper.make_opsetid("", OPSET), *([] if self.standard else [helper.make_opsetid(MICROSOFT, 1)])]
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, doc_string=doc,
             producer_name="attar", producer_version=__version__,

@@ -27,8 +27,8 @@ def lower_head(
     if shape.dense:
         kind = {"tanh": "Tanh", "relu": "Relu"}.get(shape.activation)
         dense = _linear(graph, state, f"{base}.dense", found, f"{base}.dense", shape.reads)
-        domain = {} if kind else {"domain": MICROSOFT}
-        found = graph.op(kind or "Gelu", [dense], f"{base}.activation", **domain)
+        name = f"{base}.activation"
+        found = graph.op(kind, [dense], name) if kind else graph.gelu(dense, name)
     if f"{base}.norm.weight" in state:
         scale = graph.weight(f"{base}.norm.weight", state[f"{base}.norm.weight"])
         found = graph.op("LayerNormalization", [found, scale], f"{base}.norm", axis=-1, epsilon=eps)
@@ -85,6 +85,8 @@ def _mean(graph: Graph, x: str, width: int) -> str:
     By attention in which every token counts the same: the sums of ReduceSum and MatMul depend on how many texts and
     threads there are and on the padding, those of attention do not. Twice the same row, as in the last layer.
     """
+    if graph.standard:
+        return _plain_mean(graph, x)
     bounds = _first(graph)
     first = graph.once("Slice", [x, *bounds], "first_row")
     nothing = graph.weight("nothing", np.array(0, np.float32))
@@ -96,6 +98,15 @@ def _mean(graph: Graph, x: str, width: int) -> str:
         domain=MICROSOFT, num_heads=width // size, mask_filter_value=-1e4,
     )  # fmt: skip
     return graph.once("Squeeze", [graph.once("Slice", [twice, *bounds], "mean_row"), bounds[2]], "mean_state")
+
+
+def _plain_mean(graph: Graph, x: str) -> str:
+    """The same mean by sums."""
+    axis = graph.weight("axis_1", np.array([1]))
+    mask = wide_mask(graph)
+    total = graph.once("ReduceSum", [graph.once("Mul", [x, mask], "masked"), axis], "mean_total", keepdims=0)
+    count = graph.once("ReduceSum", [mask, axis], "mean_count", keepdims=0)
+    return graph.once("Div", [total, count], "mean_state")
 
 
 def _first(graph: Graph) -> list[str]:

@@ -147,10 +147,8 @@ class _Lowering:
         y = self.norm([*attended, head], f"{base}.attention_norm", f"{base}.attended")
         wide = self.terms(self.smoothed.get(y, y), f"{base}.ffn_in", last)
         inner = wide[0] if len(wide) == 1 else g.op("Add", wide, f"{base}.ffn_biased")
-        if self.shape.activation == "relu":
-            inner = g.op("Relu", [inner], f"{base}.activation")
-        else:
-            inner = g.op("Gelu", [inner], f"{base}.activation", domain=MICROSOFT)
+        name = f"{base}.activation"
+        inner = g.op("Relu", [inner], name) if self.shape.activation == "relu" else g.gelu(inner, name)
         self.products.rows[inner] = rows_of(f"{base}.ffn_out", self.shape.activation)
         return self.norm([*self.terms(inner, f"{base}.ffn_out", last), y], f"{base}.ffn_norm", f"{base}.result")
 
@@ -168,14 +166,7 @@ class _Lowering:
         return [self.relatives[key]]
 
     def places(self) -> str:
-        """The bucket of the distance between any two tokens (1, T, T); kept as bytes, of which there are many."""
-        g = self.graph
-        table = relative_buckets(self.max_length, self.shape.relative)[None].numpy().astype(np.uint8)
-        starts, axes = (g.weight(n, np.array(v)) for n, v in (("corner", [0, 0]), ("axes_1_2", [1, 2])))
-        length = g.once("Shape", ["input_ids"], "length", start=1, end=2)
-        ends = g.once("Concat", [length, length], "lengths", axis=0)
-        part = g.once("Slice", [g.weight("buckets", table), starts, ends, axes], "buckets_used")
-        return g.once("Cast", [part], "places", to=7)
+        return lower_places(self.graph, self.max_length, self.shape.relative)
 
     def first_places(self) -> str:
         """The first row of `places`, twice since the query has it twice: (1, 2, T)."""
@@ -186,3 +177,13 @@ class _Lowering:
         """The product, and the bias where it is still to be added."""
         product, bias = self.products(x, module, first)
         return [product] if bias is None else [product, self.graph.weight(bias, self.state[bias])]
+
+
+def lower_places(graph: Graph, max_length: int, buckets: int) -> str:
+    """The bucket of the distance between any two tokens (1, T, T); kept as bytes, of which there are many."""
+    table = relative_buckets(max_length, buckets)[None].numpy().astype(np.uint8)
+    starts, axes = (graph.weight(n, np.array(v)) for n, v in (("corner", [0, 0]), ("axes_1_2", [1, 2])))
+    length = graph.once("Shape", ["input_ids"], "length", start=1, end=2)
+    ends = graph.once("Concat", [length, length], "lengths", axis=0)
+    part = graph.once("Slice", [graph.weight("buckets", table), starts, ends, axes], "buckets_used")
+    return graph.once("Cast", [part], "places", to=7)

@@ -1,8 +1,10 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, or by its CUDA provider, which was never run on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,10 @@ from attar.runtime.cpu import usable_cores
 from attar.runtime.engines.model_file import external_files, refusal
 from attar.runtime.errors import BundleError, MissingExtraError, SettingsError
 from attar.runtime.tokenizer import Ids
+
+PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SHAPES = frozenset({"Shape", "Size", "Slice", "Gather", "Concat", "Cast", "Squeeze", "Unsqueeze", "ConstantOfShape"})
+"""What ONNX Runtime computes on the CPU where it makes shapes, which is right on a GPU too."""
 
 
 class Engine(Protocol):
@@ -37,8 +43,8 @@ class OnnxEngine:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
             raise MissingExtraError("onnxruntime", "cpu") from error
-        if device != "cpu":
-            raise SettingsError(f"device {device!r} is not supported by this version; known: cpu")
+        if device not in PROVIDERS:
+            raise SettingsError(f"device must be one of {', '.join(PROVIDERS)}, not {device!r}")
         if threads is not None and threads < 1:
             raise SettingsError(f"threads must be at least 1, not {threads}")
         options = ort.SessionOptions()
@@ -47,10 +53,15 @@ class OnnxEngine:
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format was not checked
         give_weights(options, model, files or {})
+        if device != "cpu":
+            require_provider(ort, device)
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(model, options, providers=[PROVIDERS[device]])
         except Exception as error:  # ONNX Runtime raises many unrelated types
             raise BundleError(refusal(error, f"ONNX Runtime {ort.__version__}")) from error
+        if device != "cpu":
+            check_placement(self._session, device)
         self.name = f"onnxruntime {ort.__version__} ({', '.join(self._session.get_providers())})"
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._typed = any(i.name == "token_type_ids" for i in self._session.get_inputs())
@@ -81,3 +92,43 @@ def give_weights(options: Any, model: bytes, files: Mapping[str, bytes]) -> None
     if wanted:
         contents = [files[name] for name in wanted]
         options.add_external_initializers_from_files_in_memory(wanted, contents, [len(c) for c in contents])
+
+
+def require_provider(ort: Any, device: str) -> None:
+    """Refuses a device that this ONNX Runtime has no provider for."""
+    found = [name for name in ort.get_available_providers() if name in PROVIDERS.values()]
+    if PROVIDERS[device] not in found:
+        raise SettingsError(
+            f"device {device!r} was asked for, and this ONNX Runtime has {', '.join(found)} alone: uninstall "
+            "onnxruntime and pip install 'attar[gpu]', or load with device=\"cpu\""
+        )
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # finds the CUDA libraries that pip installed
+            ort.preload_dlls()
+
+
+def check_placement(session: Any, device: str) -> None:
+    """Refuses a session that does not compute on the device: ONNX Runtime falls back to the CPU without a word."""
+    wanted = PROVIDERS[device]
+    if wanted not in session.get_providers():
+        raise SettingsError(
+            f"device {device!r} was asked for, and the session runs on {', '.join(session.get_providers())}: see what "
+            "`attar doctor` says of the GPU"
+        )
+    placed = getattr(session, "get_provider_graph_assignment_info", None)
+    if placed is None:
+        raise SettingsError(f"this ONNX Runtime does not tell what runs on {device!r}: upgrade onnxruntime-gpu")
+    elsewhere = misplaced(
+        [(node.name, node.op_type, part.ep_name) for part in placed() for node in part.get_nodes()], wanted
+    )
+    if elsewhere:
+        shown = ", ".join(elsewhere[:3]) + (" ..." if len(elsewhere) > 3 else "")
+        raise SettingsError(
+            f"device {device!r} was asked for, and {len(elsewhere)} nodes would run on the CPU ({shown}): export "
+            'without int8, whose operators the CPU alone has, or load with device="cpu"'
+        )
+
+
+def misplaced(nodes: Iterable[tuple[str, str, str]], provider: str) -> list[str]:
+    """Of nodes (name, operator, provider), those that compute more than shapes, and somewhere else."""
+    return [f"{name} ({kind})" for name, kind, place in nodes if place != provider and kind not in SHAPES]
