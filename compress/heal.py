@@ -70,7 +70,7 @@ def ways(names: tuple[str, ...], student: Student, context: Context) -> dict[str
     """The repairs of these names, for this student; what smoothing needs is measured once."""
     found: dict[str, Way] = {"per_token": per_token, "full": full}
     if "smooth" in names:
-        texts = context.train.texts[:TEXTS]
+        texts = context.some(TEXTS)
         if len(texts) < 2:
             raise SettingsError(
                 f"compress.heal: smooth looks at training texts, and there are {len(texts)}: give a few hundred, or "

@@ -59,7 +59,7 @@ def resolved(settings: Weighted, student: Student, context: Context) -> Weighted
 
 def most_alike(student: Student, context: Context) -> tuple[int, ...]:
     """The teacher's layer (1-based) for each of the student's, in rising order; the last one learns from the last."""
-    teacher, texts = Teacher(context.teacher, student.task, context.device), context.train.texts[:TEXTS]
+    teacher, texts = Teacher(context.teacher, student.task, context.device), context.some(TEXTS)
     if not texts:
         raise SettingsError('match = "auto" compares states of training texts, and there are none; list the layers')
     layers_for("even", student, teacher.layers)  # refuses a student that has no layers, or too many

@@ -23,7 +23,7 @@ from attar.distill.trainer import Progress
 from attar.runtime.data import Examples
 from attar.runtime.errors import SettingsError
 from attar.runtime.tasks.base import Outputs
-from attar.runtime.tokenizer import Encoded
+from attar.runtime.tokenizer import Encoded, Text
 
 if TYPE_CHECKING:
     from attar.runtime.bench.paired import Ratio
@@ -59,6 +59,22 @@ class Context:
     milliseconds: Callable[[Sequence[Student], int, int], list[float]]
     checkpoints: Checkpoints | None = None
     device: torch.device = CPU
+
+    def some(self, count: int) -> tuple[Text, ...]:
+        """So many training texts, from all over them."""
+        return tuple(self.train.texts[i] for i in spread(len(self.train), count))
+
+    def some_rows(self, taught: Supervision, count: int) -> list[int]:
+        """So many rows of training texts in what is taught, from all over them."""
+        rows = [row for row, text in enumerate(taught.encoded.owners) if text < len(self.train)]
+        return [rows[i] for i in spread(len(rows), count)]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` of `total` places, evenly spread, or all of them: files are often sorted by class, so that the first
+    texts are no sample."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
 
 
 class Step(Protocol):

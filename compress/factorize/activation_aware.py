@@ -35,6 +35,6 @@ def apart(weight: Tensor, moment: Tensor) -> Apart:
 def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The student with every kind of matrix factorized that is faster so on the measured engine; perhaps none."""
     weights = dense(student, settings.matrices)
-    moments = second_moments(student, context.train.texts[: settings.texts], list(weights))
+    moments = second_moments(student, context.some(settings.texts), list(weights))
     found = {name: apart(weight, moments[name]) for name, weight in weights.items()}
     return replace_where_it_pays(student, "compress.factorize.activation_aware", settings, found, context)

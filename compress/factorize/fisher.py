@@ -8,6 +8,7 @@ that says the same as its teacher has no gradient of the latter, and with the fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,15 +63,14 @@ def drawn(head: Head, said: Tensor, mask: Tensor, generator: torch.Generator) ->
     return taken.transpose(1, 2) if head.objective == "span" else taken
 
 
-def information(taught: Supervision, names: list[str], rows: int, seed: int) -> dict[str, Tensor]:
-    """Fisher information of the named matrices, one (m, n) each, from the first `rows` rows, each alone."""
+def information(taught: Supervision, names: list[str], rows: Sequence[int], seed: int) -> dict[str, Tensor]:
+    """Fisher information of the named matrices, one (m, n) each, from rows each alone."""
     encoder = taught.student.transformer
     found = matrices(encoder)
     leaves = [found[name].weight for name in names]
     total = [torch.zeros_like(leaf) for leaf in leaves]
     generator = torch.Generator().manual_seed(seed)
-    count = min(rows, len(taught.encoded.ids))
-    for row in range(count):
+    for row in rows:
         batch = taught.batch([row])
         outputs, losses = encoder(*batch.inputs).heads, []
         for head in taught.student.task.heads:
@@ -78,7 +78,7 @@ def information(taught: Supervision, names: list[str], rows: int, seed: int) -> 
             losses.append(soft(head, outputs[head.name], drawn(head, said, known, generator), known, 1.0))
         gradients = torch.autograd.grad(torch.stack(losses).sum(), leaves)
         for store, gradient in zip(total, gradients, strict=True):
-            store += gradient.square() / count
+            store += gradient.square() / len(rows)
     return dict(zip(names, total, strict=True))
 
 
@@ -86,7 +86,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     """The student with every kind of matrix factorized that is faster so on the measured engine; perhaps none."""
     weights = dense(student, settings.matrices)
     taught = context.supervision(student, ())
-    rows = len(context.train.texts[: settings.texts])
+    rows = context.some_rows(taught, settings.texts)
     known = information(taught, list(weights), rows, settings.seed) if weights else {}
     found = {name: apart(weight, known[name]) for name, weight in weights.items()}
     return replace_where_it_pays(student, "compress.factorize.fisher", settings, found, context)

@@ -64,8 +64,8 @@ def require_prunable(student: Student) -> None:
 
 
 def calibration(context: Context, count: int) -> Sequence[Text]:
-    """The first `count` training texts; one is enough for the mathematics, but none is not."""
-    found = context.train.texts[:count]
+    """`count` training texts; one is enough for the mathematics, but none is not."""
+    found = context.some(count)
     if not found:
         raise (SettingsError("texts must be at least 1") if count < 1 else DataError("pruning needs a training text"))
     return found

@@ -105,7 +105,7 @@ def apply(student: Student, settings: Settings, context: Context) -> Student:
     tried: dict[str, dict[str, float]] = {}
     candidates: list[tuple[float, float, Student]] = []
     for scheme in schemes_of(student, settings):
-        plan = planned(scheme, student, context.train.texts[: settings.texts], settings)
+        plan = planned(scheme, student, context.some(settings.texts), settings)
         candidate = replace(student, plan=plan.to_json())
         loss = before - context.score(candidate)
         ratio = context.speedup(student, candidate).ratio

@@ -24,7 +24,7 @@ def measure(student: Student, part: Part, texts: int, keep: float, context: Cont
     """Sum over rows of squared gradients, (units,) a layer; `keep` does not matter."""
     encoder, random = student.transformer, torch.Generator().manual_seed(0)
     total = [torch.zeros(n) for n in sizes(encoder, part)]
-    for batch in batches(student.encode(context.train.texts[:texts]), student.pad_id, BATCH):
+    for batch in batches(student.encode(context.some(texts)), student.pad_id, BATCH):
         ones = [torch.ones(len(batch.rows), 1, len(store), requires_grad=True) for store in total]
         with multiplied(encoder, part, ones):
             found = encoder(*batch.inputs).heads

@@ -30,7 +30,7 @@ def measure(student: Student, part: Part, texts: int, keep: float, context: Cont
     """The probability that each gate is open after the training, (units,) a layer."""
     taught, encoder = context.supervision(student, ()), student.transformer
     noise, order = torch.Generator().manual_seed(0), rows_at_random.Random(0)
-    rows = range(min(texts, len(taught.encoded.ids)))
+    rows = context.some_rows(taught, texts)
     logits = [torch.full((n,), OPEN, requires_grad=True) for n in sizes(encoder, part)]
     prices = torch.zeros(2, requires_grad=True)
     groups: list[dict[str, Any]] = [{"params": logits}, {"params": [prices], "maximize": True}]

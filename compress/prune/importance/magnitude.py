@@ -28,7 +28,7 @@ def measure(student: Student, part: Part, texts: int, keep: float, context: Cont
         modules = {
             f"layers.{i}": cast(nn.Linear, getattr(layer, OUTWARD[part])) for i, layer in enumerate(encoder.layers)
         }
-    found = weighted(student, context.train.texts[:texts], modules)
+    found = weighted(student, context.some(texts), modules)
     if part == "width":
         # Every matrix counts alike, however large its inputs are.
         return [torch.stack([f / f.norm().clamp_min(1e-12) for f in found]).sum(0)]

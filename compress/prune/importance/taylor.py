@@ -21,8 +21,7 @@ BATCH = 8
 def measure(student: Student, part: Part, texts: int, keep: float, context: Context) -> list[Tensor]:
     """Importance of each unit, (units,) a layer; `keep` does not matter."""
     taught, encoder = context.supervision(student, ()), student.transformer
-    rows = range(min(texts, len(taught.encoded.ids)))
-    order = sorted(rows, key=lambda i: len(taught.encoded.ids[i]))
+    order = sorted(context.some_rows(taught, texts), key=lambda i: len(taught.encoded.ids[i]))
     ones = [torch.ones(n, requires_grad=True) for n in sizes(encoder, part)]
     total = [torch.zeros(len(one)) for one in ones]
     for start in range(0, len(order), BATCH):
