@@ -205,7 +205,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
 
 
 def context(speedup: Callable[[Student, Student], Ratio]) -> Any:
-    return SimpleNamespace(train=corpus("text-classification", 20), speedup=speedup)
+    train = corpus("text-classification", 20)
+    return SimpleNamespace(train=train, some=lambda count: train.texts[:count], speedup=speedup)
 
 
 def slower_ffn(before: Student, after: Student) -> Ratio:

@@ -49,7 +49,7 @@ def test_taylor_is_the_gradient_by_a_multiplier(student: Student) -> None:
     where, texts = context(), 8
     found = find_importance("taylor").measure(student, "heads", texts, 0.5, where)
     taught, moved = where.supervision(student, ()), []
-    batch = taught.batch(list(range(texts)))
+    batch = taught.batch(where.some_rows(taught, texts))
     for scale in (1.01, 0.99):
         values = [torch.ones(4), torch.tensor([1.0, 1.0, scale, 1.0]), torch.ones(4)]
         with torch.no_grad(), multiplied(student.transformer, "heads", values):
@@ -61,7 +61,7 @@ def test_magnitude_by_hand(student: Student) -> None:
     found = find_importance("magnitude").measure(student, "ffn", 4, 0.5, context())
     matrix, seen = student.transformer.layers[0].get_submodule("ffn_out"), []
     handle = matrix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
-    for text in TEXTS[:4]:
+    for text in context().some(4):
         student.logits([text])
     handle.remove()
     wanted = torch.cat(seen).abs().mean(0) * matrix.weight.detach().norm(dim=0)
