@@ -1,5 +1,6 @@
 """Steps look at texts from all over the training data, which may be sorted by class."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from attar.runtime.data import Examples
 def test_places_are_different_in_order_and_evenly_apart(total: int, count: int) -> None:
     found = spread(total, count)
     assert len(found) == min(total, count) and found == sorted(set(found)) and set(found) <= set(range(total))
-    gaps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(found)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
