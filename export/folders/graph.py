@@ -98,7 +98,8 @@ def _show_states(graph: onnx.GraphProto, task: Embedding) -> None:
     found = [m for node in graph.node for n in node.output if (m := re.fullmatch(r"layers\.(\d+)\.result", n))]
     if not found:
         raise SettingsError("only embeddings of a transformer can be put so: this network has no states of tokens")
-    last = max(found, key=lambda match: int(match[1]))[0]
+    padded = any("states" in node.output for node in graph.node)
+    last = "states" if padded else max(found, key=lambda match: int(match[1]))[0]
     rows = 1 if task.pooling == "cls" else "length"  # of the last layer only the row that is read is there
     graph.node.append(helper.make_node("Identity", [last], ["last_hidden_state"], name="last_hidden_state"))
     shape = ["batch", rows, task.dimensions]

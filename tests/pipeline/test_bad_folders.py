@@ -23,7 +23,9 @@ def test_an_architecture_that_cannot_be_imported(here: Path, refused: Refused, c
     config = json.loads((here / "base/config.json").read_text())
     (here / "base/config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     message = refused(*command, "train.csv")
-    assert "architecture 'gpt2' in base cannot be imported; known: bert" in message
+    # Any architecture converts as it is, but these are the weights of another.
+    expected = "no 'score.weight' among the weights" if command[0] == "convert" else "'gpt2' in base cannot be imported"
+    assert expected in message
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no config", "config", "no folder"])

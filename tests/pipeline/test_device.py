@@ -59,7 +59,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     nothing = {"bench": None, "overhead": None, "dev": 0.0, "p50_ms": 1.0}
     monkeypatch.setattr(pipeline.Run, "measure", lambda _: nothing)
     # PyTorch's own exporter, of the baseline, traces with tensors that have no memory.
-    monkeypatch.setattr(pipeline, "export_plain", lambda folder, task: to_onnx(Student.load(folder)))
+    monkeypatch.setattr(pipeline, "plain_files", lambda folder, task: {"model.onnx": to_onnx(Student.load(folder))})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
