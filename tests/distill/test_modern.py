@@ -118,7 +118,9 @@ def test_int8_per_token(student: Student) -> None:
     assert 0 < found.scheme_max_probability < 0.05
     small, large = (sum(map(len, to_files(s).values())) for s in (replace(student, plan=PER_TOKEN), student))
     assert small < large
-    context: Any = SimpleNamespace(train=sentences(8), score=lambda s: 50.0, speedup=lambda a, b: Ratio(2, 1.9, 2.1, 5))
+    context: Any = SimpleNamespace(
+        some=lambda _: sentences(8).texts, score=lambda s: 50.0, speedup=lambda a, b: Ratio(2, 1.9, 2.1, 5)
+    )  # fmt: skip
     result = int8.apply(student, int8.Settings(), context)
     assert QuantPlan.from_json(result.plan) == QuantPlan(bits=int8.bits_of("auto"))
     assert list(result.lineage[-1]["tried"]) == ["per_token"]

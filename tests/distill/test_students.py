@@ -159,7 +159,7 @@ def test_a_student_learns(name: str, teacher: Path) -> None:
 def test_quantizing_stores_the_words_as_int8(name: str, given: Student) -> None:
     student = started(given, name)
     made: Any = SimpleNamespace(
-        train=TRAIN, score=lambda s: 90.0, speedup=lambda a, b: Ratio(1.1, 1.0, 1.2, 5)
+        some=lambda _: TRAIN.texts, score=lambda s: 90.0, speedup=lambda a, b: Ratio(1.1, 1.0, 1.2, 5)
     )  # fmt: skip
     result = int8.apply(student, int8.Settings(), made)
     assert result.lineage[-1]["tried"] == {"words": {"loss_points": 0.0, "speedup": 1.1}}
