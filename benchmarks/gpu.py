@@ -98,7 +98,7 @@ def in_torch(encoder: Encoder, device: str, dtype: torch.dtype, how: str) -> Run
 def captured(forward: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[..., Tensor]:
     """The calls of one shape as a CUDA graph, which is replayed on copies of the inputs."""
     held = [values.clone() for values in inputs]
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch gives it no types
     with torch.cuda.stream(aside):
         for _ in range(3):
             forward(*held)

@@ -197,7 +197,7 @@ def drain(args: argparse.Namespace) -> dict[str, Any]:
     for number in range(args.times):
         served = start(args.bundle)
         process = served.start_load(bodies, 20.0, concurrency=16)
-        time.sleep(0.6 + rng.random() / 2)
+        time.sleep(0.6 + rng.random() / 2)  # the signal comes at any moment of the load
         served.process.send_signal(signal.SIGTERM)
         found = json.loads(process.communicate()[0])
         log = [json.loads(line) for line in served.process.communicate()[1].splitlines()]

@@ -11,11 +11,9 @@ from attar.distill.student import Student
 from attar.export.bundle import manifest
 from attar.export.onnx import to_onnx
 from attar.runtime.bundle import MANIFEST, Bundle, Manifest
+from attar.runtime.engines.model_file import external_files
 from attar.runtime.errors import SettingsError
 from attar.runtime.tasks.base import Task
-
-OWN = {"model.onnx", "tokenizer.json", "golden.json", "README.md"}
-"""The files of a bundle whose weights all lie in the graph."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,10 @@ class Source:
         """The graph as it ships."""
         if self.bundle is None:
             return to_onnx(self.weights())
-        beside = sorted(self.bundle.contents.keys() - OWN)
-        if beside:
+        model = self.bundle.contents["model.onnx"]
+        if beside := sorted(external_files(model)):
             raise SettingsError(f"{self.path} keeps weights beside its graph, in {beside[0]}, which only kserve takes")
-        return self.bundle.contents["model.onnx"]
+        return model
 
     def fp32(self) -> bytes:
         """The graph before any quantization."""

@@ -114,7 +114,7 @@ def pretended() -> Iterator[There]:
         there.casts.add(device)
         return nullcontext()
 
-    tag = torch.serialization.location_tag  # type: ignore[attr-defined]
+    tag = torch.serialization.location_tag  # type: ignore[attr-defined]  # torch does not declare it
 
     def tagged(storage: Any) -> str:
         return str(GPU) if storage._cdata in there.memory else str(tag(storage))

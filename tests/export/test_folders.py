@@ -159,7 +159,7 @@ class Stub:
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("triton_python_backend_utils")
-    module.Tensor = Stub  # type: ignore[attr-defined]
+    module.Tensor = Stub  # type: ignore[attr-defined]  # an empty module, filled here
     module.InferenceResponse = list  # type: ignore[attr-defined]
     module.get_input_tensor_by_name = lambda request, name: next(t for t in request if t.name == name)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
