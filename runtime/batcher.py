@@ -222,7 +222,9 @@ class Batcher:
         start = time.perf_counter()
         encoded = model.task.encode(model.tokenizer, texts)
         tokenized = time.perf_counter()
-        answers = model.task.answers(encoded, model.outputs(encoded))
+        answers = model.task.answers(
+            encoded, model.outputs(encoded, max(1, model.engine.at_once // self.limits.at_once))
+        )
         done = time.perf_counter()
         if len(answers) != len(texts):
             raise DataError(f"the model gave {len(answers)} answers for {len(texts)} texts; export the bundle again")

@@ -18,12 +18,17 @@ from attar.runtime.tokenizer import Ids
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 SHAPES = frozenset({"Shape", "Size", "Slice", "Gather", "Concat", "Cast", "Squeeze", "Unsqueeze", "ConstantOfShape"})
 """What ONNX Runtime computes on the CPU where it makes shapes, which is right on a GPU too."""
+SMALL = 32_000_000
+"""Bytes of a model whose threads each compute batches of their own: to share a product between threads takes longer
+to arrange than the product itself (benchmarks/NOTES.md)."""
 
 
 class Engine(Protocol):
     """Numpy arrays in, numpy arrays out."""
 
     name: str
+    at_once: int
+    """Batches that are best computed at the same time, by as many threads that call `run`."""
 
     def run(self, ids: Ids, mask: Ids, types: Ids | None = None) -> Mapping[str, NDArray[np.float32]]:
         """Token ids, mask and, for pairs, token types (B, T) -> the graph's outputs by name, (B, C) or (B, T, C)."""
@@ -48,7 +53,10 @@ class OnnxEngine:
         if threads is not None and threads < 1:
             raise SettingsError(f"threads must be at least 1, not {threads}")
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        cores = threads or usable_cores()
+        small = device == "cpu" and len(model) + sum(map(len, (files or {}).values())) < SMALL
+        self.at_once = cores if small else 1
+        options.intra_op_num_threads = 1 if small else cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format was not checked

@@ -58,7 +58,7 @@ def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 class Held:
     """An engine that waits until it is opened; `entered` tells that it does. Tokens of `broken` texts fail."""
 
-    name = "held"
+    name, at_once = "held", 1
 
     def __init__(self, model: Model, broken: str = "awful") -> None:
         self.inner = model.engine

@@ -276,7 +276,7 @@ def test_a_number_that_is_not_finite_fails_its_request_alone(models: Mapping[str
     engine = own.engine
 
     class Infinite:
-        name = "infinite"
+        name, at_once = "infinite", 1
 
         def run(self, *arguments: Any) -> Any:
             return {name: np.full_like(values, np.nan) for name, values in engine.run(*arguments).items()}
