@@ -1,4 +1,4 @@
-"""The share of the machine's int8 peak that an encoder reaches: its products' operations a second over a bare product's.
+"""The share of the machine's int8 peak that an encoder reaches: operations a second over those of a bare product.
 
 OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/peak.py                    # MiniLM-L6 sizes, batch 32, one thread
 python benchmarks/peak.py --bundle build/sentiment/bundle                   # and text to answer against its two parts
