@@ -57,6 +57,12 @@ def by_triton(address: str, name: str, wanted: list[Any], requests: int) -> None
         found: queue.Queue[Any] = queue.Queue()
         client.async_infer(name, [tensor(*TEXTS)], lambda result, error: found.put(error or result))
         assert answers(found.get(timeout=20)) == wanted
+        client.start_stream(lambda result, error: found.put(error or result))
+        client.async_stream_infer(name, [tensor(*TEXTS)])
+        client.async_stream_infer("none", [tensor("a")])
+        assert answers(found.get(timeout=20)) == wanted
+        print("stream: the answers of HTTP, then", found.get(timeout=20))
+        client.stop_stream()
         with ThreadPoolExecutor(16) as pool:
             numbers = [i % len(TEXTS) for i in range(requests)]
             got = list(pool.map(lambda i: answers(client.infer(name, [tensor(TEXTS[i])])), numbers))

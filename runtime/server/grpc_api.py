@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,11 @@ async def infer(models: Models, message: Any, seconds: float | None) -> Any:
     return _written(response, asked.outputs, answered.answers)
 
 
+async def stream_infer(models: Models, message: Any, seconds: float | None) -> Any:
+    """One message of a stream; `seconds` are those of the whole stream."""
+    return _M["ModelStreamInferResponse"](infer_response=await infer(models, message, seconds))
+
+
 async def check_health(models: Models, message: Any, seconds: float | None) -> Any:
     """Whether requests are taken, of all services or of one by its name."""
     if message.service not in ("", SERVICE, HEALTH_SERVICE):
@@ -94,6 +99,7 @@ class Method:
     handler: Callable[[Models, Any, float | None], Awaitable[Any]]
     open: bool = False
     work: bool = False
+    stream: bool = False
 
 
 METHODS = (
@@ -103,50 +109,78 @@ METHODS = (
     Method(SERVICE, "ModelReady", _M["ModelReadyRequest"], model_ready),
     Method(SERVICE, "ModelMetadata", _M["ModelMetadataRequest"], model_metadata),
     Method(SERVICE, "ModelInfer", _M["ModelInferRequest"], infer, work=True),
+    Method(SERVICE, "ModelStreamInfer", _M["ModelInferRequest"], stream_infer, work=True, stream=True),
     Method(HEALTH_SERVICE, "Check", _H["HealthCheckRequest"], check_health, open=True),
 )
 
 
 def handlers(models: Models, key: str | None) -> list[Any]:
     """The handlers of every call for a server of gRPC; `key`: what clients must bring, if any."""
-    return [
-        grpc.method_handlers_generic_handler(
-            service,
-            {m.name: grpc.unary_unary_rpc_method_handler(_guarded(m, models, key)) for m in METHODS
-             if m.service == service},
+    found: dict[str, dict[str, Any]] = {SERVICE: {}, HEALTH_SERVICE: {}}
+    for method in METHODS:
+        found[method.service][method.name] = (
+            grpc.stream_stream_rpc_method_handler(_stream(method, models, key))
+            if method.stream
+            else grpc.unary_unary_rpc_method_handler(_call(method, models, key))
         )
-        for service in (SERVICE, HEALTH_SERVICE)
-    ]  # fmt: skip
+    return [grpc.method_handlers_generic_handler(service, methods) for service, methods in found.items()]
 
 
-def _guarded(method: Method, models: Models, key: str | None) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    """A call from bytes to bytes: whatever happens in it, the client gets a status and no text gets into a log."""
-    route = f"/{method.service}/{method.name}"
+def _call(method: Method, models: Models, key: str | None) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """One message in, one out, or a status."""
 
     async def endpoint(data: bytes, context: Any) -> bytes:
-        start = time.perf_counter()
-        status, response = grpc.StatusCode.CANCELLED, b""  # of clients that leave, or whose deadline passes
-        refusal: RefusedError | None = None
-        models.active += method.work
-        try:
-            if not method.open:
-                guard.check_key(key, _authorization(context))
-                guard.check_state(models)
-                models.admitted += method.work
-            message = _parsed(method.request, data)
-            found = await method.handler(models, message, context.time_remaining())
-            status, response = grpc.StatusCode.OK, found.SerializeToString()
-        except Exception as error:
-            refusal = guard.refused(models, route, error)
-            status = STATUSES[refusal.status]
-        finally:
-            models.active -= method.work
-            guard.finished(models, route, status.name, start)
-        if refusal is not None:
-            await context.abort(status, str(refusal), tuple(refusal.headers.items()))
-        return response
+        found = await _answered(method, models, key, data, context)
+        return found if isinstance(found, bytes) else await _abort(context, found)
 
     return endpoint
+
+
+def _stream(
+    method: Method, models: Models, key: str | None
+) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+    """Many messages in, as many out, one after another. What concerns all of them ends the stream."""
+
+    async def endpoint(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for data in requests:
+            found = await _answered(method, models, key, data, context)
+            if isinstance(found, bytes):
+                yield found
+            elif found.status in (401, 503):
+                await _abort(context, found)
+            else:
+                yield _M["ModelStreamInferResponse"](error_message=str(found)).SerializeToString()
+
+    return endpoint
+
+
+async def _answered(method: Method, models: Models, key: str | None, data: bytes, context: Any) -> bytes | RefusedError:
+    """The reply to a message: whatever happens, the client gets one or an error, and no text gets into a log."""
+    route = f"/{method.service}/{method.name}"
+    start = time.perf_counter()
+    status = grpc.StatusCode.CANCELLED  # of clients that leave, or whose deadline passes
+    models.active += method.work
+    try:
+        if not method.open:
+            guard.check_key(key, _authorization(context))
+            guard.check_state(models)
+            models.admitted += method.work
+        reply = await method.handler(models, _parsed(method.request, data), context.time_remaining())
+        found: bytes = reply.SerializeToString()
+        status = grpc.StatusCode.OK
+        return found
+    except Exception as error:
+        refused = guard.refused(models, route, error)
+        status = STATUSES[refused.status]
+        return refused
+    finally:
+        models.active -= method.work
+        guard.finished(models, route, status.name, start)
+
+
+async def _abort(context: Any, refused: RefusedError) -> Any:
+    """Ends the call with a status, and the coroutine with an error of gRPC's."""
+    return await context.abort(STATUSES[refused.status], str(refused), tuple(refused.headers.items()))
 
 
 def _authorization(context: Any) -> str:

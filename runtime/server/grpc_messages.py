@@ -1,8 +1,8 @@
 """The messages of the Open Inference Protocol over gRPC, and of gRPC's health checks, from their specifications.
 
-open-inference-protocol, specification/protocol/open_inference_grpc.proto, package `inference`; the two parameters that
-Triton has besides (core, protobuf/grpc_service.proto); grpc, doc/health-checking.md, package `grpc.health.v1`. They
-stay out of protobuf's default pool, so that other definitions of theirs may live in the same process.
+open-inference-protocol, specification/protocol/open_inference_grpc.proto, package `inference`; what Triton has besides,
+two kinds of parameters and streams (common, protobuf/grpc_service.proto); grpc, doc/health-checking.md, package
+`grpc.health.v1`. They stay out of protobuf's default pool, so that a client's definitions may live in the same process.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ INFERENCE = {
     "repeated bytes raw_output_contents = 6",
     "ModelInferResponse.InferOutputTensor": "string name = 1; string datatype = 2; repeated int64 shape = 3; "
     "map InferParameter parameters = 4; InferTensorContents contents = 5",
+    "ModelStreamInferResponse": "string error_message = 1; ModelInferResponse infer_response = 2",
 }
 """Fields by message. `map` is one from strings; all fields of `oneof` in a message exclude each other."""
 HEALTH = {

@@ -1,73 +1,42 @@
-"""The Open Inference Protocol over gRPC: messages byte by byte, the same answers as HTTP, and every status."""
+"""The Open Inference Protocol over gRPC: messages byte by byte, the same answers as HTTP, and what is refused."""
 
-import asyncio
-import json
-import logging
-import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
-from attar.cli import main
 from attar.export.bundle import write
-from attar.runtime import server
-from attar.runtime.errors import SettingsError
 from attar.runtime.model import Model, load
-from attar.runtime.server import Settings
 from attar.runtime.server.app import application
 from attar.runtime.server.exchange import MAX_BODY
-from attar.runtime.server.grpc_messages import INFERENCE, messages
-from attar.runtime.server.grpc_server import listen
-from attar.runtime.server.metrics import Meter
 from attar.runtime.server.models import Models
-from attar.runtime.server.run import listen as listen_http
 from attar.runtime.version import __version__
-from attar.runtime.waiting import Limits
 from tests.fixtures_bundle import MAX_BATCH, make_tiny_bundle
 from tests.models import make_student
-from tests.runtime.serving import ask, holding, serving, start
+from tests.runtime.grpc_calls import (
+    CHECK,
+    INFER,
+    RAW_REQUEST,
+    RAW_RESPONSE,
+    SERVICE,
+    TYPED_REQUEST,
+    TYPED_RESPONSE,
+    YES,
+    Code,
+    M,
+    call,
+    converse,
+    reply,
+    request,
+    serve,
+    wire,
+)
+from tests.runtime.serving import ask
 
-SERVICE, CHECK = "/inference.GRPCInferenceService/", "/grpc.health.v1.Health/Check"
-INFER = SERVICE + "ModelInfer"
 KINDS = ("tiny", "question-answering", "regression", "embeddings")
-M = messages("inference", INFERENCE)
-Code = grpc.StatusCode
-
-# Protobuf's wire format by hand: before each field (number << 3 | 2) and a length, or (number << 3 | 0) and a varint.
-TEXT_TENSOR = b"\x0a\x04text\x12\x05BYTES\x1a\x01\x01"  # 1 name, 2 datatype, 3 shape: one varint, packed
-TIMEOUT = b"\x22\x10\x0a\x07timeout\x12\x05\x10\x80\xad\xe2\x04"  # 4 parameters: 2 int64 10,000,000 µs
-TYPED_REQUEST = (
-    b"\x0a\x04tiny" b"\x1a\x017"  # 1 model_name, 3 id
-    + TIMEOUT
-    + b"\x2a\x18" + TEXT_TENSOR + b"\x2a\x06" b"\x42\x04good"  # 5 inputs: 5 contents: 8 bytes_contents
-    + b"\x32\x07" b"\x0a\x05label"  # 6 outputs: 1 name
-)  # fmt: skip
-TYPED_RESPONSE = (
-    b"\x0a\x04tiny" b"\x12\x011" b"\x1a\x017"  # 1 model_name, 2 model_version, 3 id
-    b"\x2a\x1d" b"\x0a\x05label" b"\x12\x05BYTES" b"\x1a\x01\x01"  # 5 outputs: 1 name, 2 datatype, 3 shape
-    b"\x2a\x0a" b"\x42\x08positive"  # ... 5 contents: 8 bytes_contents
-)  # fmt: skip
-RAW_REQUEST = (
-    b"\x0a\x04tiny" b"\x2a\x10" + TEXT_TENSOR
-    + b"\x32\x0b" b"\x0a\x09truncated" b"\x32\x07" b"\x0a\x05label"
-    + b"\x3a\x08" b"\x04\0\0\0good"  # 7 raw_input_contents
-)  # fmt: skip
-RAW_RESPONSE = (
-    b"\x0a\x04tiny" b"\x12\x011"
-    b"\x2a\x14" b"\x0a\x09truncated" b"\x12\x04BOOL" b"\x1a\x01\x01"
-    b"\x2a\x11" b"\x0a\x05label" b"\x12\x05BYTES" b"\x1a\x01\x01"
-    b"\x32\x01\0" b"\x32\x0c" b"\x08\0\0\0positive"  # 6 raw_output_contents
-)  # fmt: skip
-YES, NO = b"\x08\x01", b""  # 1 live or ready; a false one is left out
 
 
 @pytest.fixture(scope="module")
@@ -84,54 +53,6 @@ def models(loaded: Mapping[str, Model]) -> Any:
     found = serve(loaded)
     yield found
     found.close(drain=False)
-
-
-def serve(loaded: Mapping[str, Model], **limits: Any) -> Models:
-    found = Models(Meter(), Limits(**limits))
-    for name, model in loaded.items():
-        found.add(name, model)
-    found.state = "ready"
-    return found
-
-
-def converse(models: Models, scenario: Callable[[Any], Awaitable[Any]], **settings: Any) -> Any:
-    """What comes of a scenario, which gets a channel to a server around the models."""
-
-    async def both() -> Any:
-        service, port = await listen(models, "127.0.0.1", 0, Settings(**settings))
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                return await scenario(channel)
-        finally:
-            await service.stop(None)
-
-    return asyncio.run(both())
-
-
-def call(models: Models, method: str, message: bytes = b"", settings: Any = None, **arguments: Any) -> Any:
-    """The reply to one call in bytes, or the error."""
-    return converse(models, lambda channel: reply(channel, method, message, **arguments), **settings or {})
-
-
-async def reply(channel: Any, method: str, message: bytes = b"", **arguments: Any) -> Any:
-    try:
-        return await channel.unary_unary(method)(message, timeout=arguments.pop("timeout", 20), **arguments)
-    except grpc.aio.AioRpcError as error:
-        return error
-
-
-def request(model: str, inputs: Mapping[str, list[str]], raw: bool = False, **parameters: Any) -> Any:
-    """A ModelInfer request; parameters are bools or numbers."""
-    found = M["ModelInferRequest"](model_name=model)
-    for name, texts in inputs.items():
-        tensor = found.inputs.add(name=name, datatype="BYTES", shape=[len(texts)])
-        if raw:
-            found.raw_input_contents.append(b"".join(len(t.encode()).to_bytes(4, "little") + t.encode() for t in texts))
-        else:
-            tensor.contents.bytes_contents.extend(t.encode() for t in texts)
-    for name, value in parameters.items():
-        setattr(found.parameters[name], "bool_param" if isinstance(value, bool) else "int64_param", value)
-    return found
 
 
 def test_messages_on_the_wire(models: Models) -> None:
@@ -187,11 +108,6 @@ def test_the_same_metadata_and_answers_as_over_http(models: Models, kind: str) -
             assert np.frombuffer(raw.raw_output_contents[i], kinds[output["datatype"]]).tolist() == values
         assert not raw.outputs[i].HasField("contents")
     assert list(raw.raw_output_contents) == list(asked.raw_output_contents) and not typed.raw_output_contents
-
-
-def wire(number: int, text: str) -> bytes:
-    """A string as a field of a message."""
-    return bytes([number << 3 | 2, len(text)]) + text.encode()
 
 
 def test_many_texts_and_none(models: Models) -> None:
@@ -319,171 +235,3 @@ def test_messages_that_are_too_large(models: Models) -> None:
     packed = call(models, INFER, large, compression=grpc.Compression.Gzip)
     assert packed.code() is Code.UNIMPLEMENTED
     assert call(models, INFER, TYPED_REQUEST + ignored(MAX_BODY - len(TYPED_REQUEST) - 5)) == TYPED_RESPONSE
-
-
-def test_while_models_load_or_the_server_drains_only_health_answers(models: Models) -> None:
-    for state, words in (("loading", "being loaded"), ("draining", "about to stop")):
-        models.state = state
-        error = call(models, INFER, TYPED_REQUEST)
-        assert error.code() is Code.UNAVAILABLE and words in error.details()
-        assert ("retry-after", "1") in tuple(error.trailing_metadata())
-        assert call(models, SERVICE + "ModelReady", wire(1, "tiny")).code() is Code.UNAVAILABLE
-        assert call(models, SERVICE + "ServerLive") == YES
-        assert call(models, SERVICE + "ServerReady") == NO
-        assert call(models, CHECK) == b"\x08\x02"  # NOT_SERVING
-
-
-def test_the_key(models: Models) -> None:
-    def by(key: str | None, method: str = INFER) -> Any:
-        metadata = None if key is None else (("authorization", key),)
-        return call(models, method, TYPED_REQUEST, {"api_key": "s3cret"}, metadata=metadata)
-
-    assert by("Bearer s3cret") == TYPED_RESPONSE
-    for wrong in (None, "", "s3cret", "Bearer s3cre", "Bearer S3CRET"):
-        error = by(wrong)
-        assert error.code() is Code.UNAUTHENTICATED and "s3cret" not in error.details()
-    assert by(None, SERVICE + "ModelReady").code() is Code.UNAUTHENTICATED
-    assert by(None, SERVICE + "ServerLive") == YES
-
-
-@pytest.mark.parametrize("microseconds", [0, 1, 10_000_000])
-def test_timeouts_are_microseconds(models: Models, microseconds: int) -> None:
-    found = call(models, INFER, request("tiny", {"text": ["film"]}, timeout=microseconds).SerializeToString())
-    assert found.code() is Code.DEADLINE_EXCEEDED if microseconds == 1 else isinstance(found, bytes)
-
-
-def test_full_queues_and_deadlines_of_those_that_wait(loaded: Mapping[str, Model]) -> None:
-    own, engine = holding(loaded["tiny"])
-    models = serve({"tiny": own}, max_requests=1, at_once=1)
-    computed: list[int] = []
-    run = engine.run
-    engine.run = lambda ids, mask, types=None: computed.append(len(ids)) or run(ids, mask, types)
-
-    async def scenario(channel: Any) -> None:
-        first = asyncio.create_task(reply(channel, INFER, TYPED_REQUEST))
-        await asyncio.to_thread(engine.entered.wait, 20)
-        waiting = asyncio.create_task(reply(channel, INFER, TYPED_REQUEST, timeout=0.3))
-        while not models.served["tiny"].batcher.waiting_requests:
-            await asyncio.sleep(0.001)
-        full = await reply(channel, INFER, TYPED_REQUEST)
-        assert full.code() is Code.RESOURCE_EXHAUSTED
-        assert int(dict(full.trailing_metadata())["retry-after"]) >= 1
-        assert (await waiting).code() is Code.DEADLINE_EXCEEDED
-        while models.active > 1:
-            await asyncio.sleep(0.001)
-        left = channel.unary_unary(INFER)(TYPED_REQUEST)
-        while models.active == 1:
-            await asyncio.sleep(0.001)
-        left.cancel()
-        while models.active > 1:
-            await asyncio.sleep(0.001)
-        engine.opened.set()
-        assert await first == TYPED_RESPONSE
-        assert await reply(channel, INFER, TYPED_REQUEST) == TYPED_RESPONSE
-
-    converse(models, scenario)
-    models.close()
-    assert computed == [1, 1]  # nobody waited for the others any more
-    assert 'attar_rejections_total{reason="full"} 1\n' in models.meter.text()
-
-
-def test_failures_are_silent(loaded: Mapping[str, Model], caplog: pytest.LogCaptureFixture) -> None:
-    own, engine = holding(loaded["tiny"])
-    engine.opened.set()
-    caplog.set_level(logging.DEBUG, logger="attar.server")
-    models = serve({"tiny": own})
-    error = call(models, INFER, request("tiny", {"text": ["awful"]}).SerializeToString())
-    models.close()
-    assert (error.code(), error.details()) == (Code.INTERNAL, "internal error")
-    fields = [getattr(record, "fields", {}) for record in caplog.records]
-    assert {"route": INFER, "error": "RuntimeError"} in fields
-    assert "secret" not in caplog.text + str(fields) and "awful" not in caplog.text + str(fields)
-
-
-def test_metrics_count_both_protocols(models: Models) -> None:
-    call(models, INFER, TYPED_REQUEST)
-    call(models, INFER, wire(1, "x"))
-    app = application(models, None)
-    ask(app, "POST", "/models/tiny/predict", json={"text": "film"})
-    text = ask(app, "GET", "/metrics").text
-    assert f'attar_requests_total{{route="{INFER}",code="OK"}} 1\n' in text
-    assert f'attar_requests_total{{route="{INFER}",code="NOT_FOUND"}} 1\n' in text
-    assert f'attar_request_seconds_count{{route="{INFER}"}} 2\n' in text
-    assert 'attar_requests_total{route="/models/{name}/predict",code="200"} 1\n' in text
-    assert 'attar_batch_texts_count{model="tiny"} 2\n' in text
-    assert models.admitted == 3 and models.active == 0
-
-
-def test_no_admitted_request_is_lost_at_sigterm(tmp_path: Path) -> None:
-    bundle = make_tiny_bundle(tmp_path / "tiny")
-
-    async def load_then_stop(process: Any, address: str) -> list[Any]:
-        async with grpc.aio.insecure_channel(address.removeprefix("grpc://")) as channel:
-            assert await reply(channel, INFER, TYPED_REQUEST) == TYPED_RESPONSE
-
-            async def sender() -> list[Any]:
-                found: list[Any] = []
-                while not found or isinstance(found[-1], bytes):
-                    found.append(await reply(channel, INFER, TYPED_REQUEST))
-                return found
-
-            senders = [asyncio.create_task(sender()) for _ in range(16)]
-            await asyncio.sleep(0.1)
-            process.send_signal(signal.SIGTERM)
-            return [one for found in await asyncio.gather(*senders) for one in found]
-
-    process, _, address = start(bundle, "--grpc-port", 0)
-    found = asyncio.run(load_then_stop(process, address))
-    log = [json.loads(line) for line in process.stderr.read().splitlines()]
-    process.stderr.close()
-    assert process.wait(timeout=20) == 0
-    answered = [f for f in found if isinstance(f, bytes)]
-    assert set(answered) == {TYPED_RESPONSE}
-    # The last ones may come while the port is being closed, which gRPC itself answers.
-    assert {f.code() for f in found if not isinstance(f, bytes)} <= {Code.UNAVAILABLE, Code.CANCELLED}
-    (drained,) = (line for line in log if line["event"] == "drained")
-    assert (drained["admitted"], drained["unanswered"]) == (len(answered) + 1, 0)
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_tls_and_key_of_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTAR_API_KEY", "s3cret")
-    bundle, certificate = make_tiny_bundle(tmp_path / "tiny"), tmp_path / "both.pem"  # the key in the same file
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
-    subprocess.run([*command.split(), *map(str, names)], check=True, capture_output=True)
-    certificate.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "cert.pem").read_bytes())
-    with serving(bundle, "--grpc-port", 0, "--ssl-certfile", certificate) as (_, http, address):
-        trusted = grpc.ssl_channel_credentials((tmp_path / "cert.pem").read_bytes())
-        assert (http[:8], address[:8]) == ("https://", "grpcs://")
-        with grpc.secure_channel(address.removeprefix("grpcs://"), trusted) as channel:
-            infer = channel.unary_unary(INFER)
-            assert infer(TYPED_REQUEST, timeout=20, metadata=(("authorization", "Bearer s3cret"),)) == TYPED_RESPONSE
-            with pytest.raises(grpc.RpcError):
-                infer(TYPED_REQUEST, timeout=20)
-
-
-def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
-    bundle = make_tiny_bundle(tmp_path / "tiny")
-    with listen_http("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1 port {port} for gRPC"):
-            server.serve(bundle, port=0, threads=1, settings=Settings(grpc_port=port))
-
-
-def test_impossible_ports_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", str(make_tiny_bundle(tmp_path / "tiny")), "--grpc-port", "99999"]) == 2
-    assert "the port for gRPC must be 0 to 65535" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("missing", ["grpc", "google.protobuf"])
-def test_http_does_without_the_packages_of_grpc(missing: str) -> None:
-    code = f"""
-import sys
-sys.modules[{missing!r}] = None
-import attar.runtime.server.run
-from attar.runtime.server import Settings, serve
-serve("nowhere", settings=Settings(grpc_port=0))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert "MissingExtraError" in done.stderr and "attar[serve]" in done.stderr
