@@ -36,6 +36,7 @@ def refused(models: Models, route: str, error: Exception) -> RefusedError:
 
 def finished(models: Models, route: str, code: int | str, start: float) -> None:
     """Counts a request that began at `start` of `time.perf_counter`, and logs it where that is asked for."""
+    models.finished += 1
     seconds = time.perf_counter() - start
     models.meter.count("requests_total", route=route, code=str(code))
     models.meter.observe("request_seconds", seconds, (("route", route),))

@@ -25,8 +25,8 @@ from attar.runtime.server.models import Models, load_bundles
 
 DRAIN_LIMIT = 30.0
 """Seconds that admitted requests have to be answered after SIGTERM."""
-LAST_CALLS = 0.1
-"""Seconds in which calls of gRPC that are on their way get a refusal; once its port closes they are only cancelled."""
+LAST_CALLS = 2.0
+"""Seconds, at most, in which calls of gRPC that are on their way are refused: closing its port would cancel them."""
 SLOW_READERS = 5
 """Seconds that clients then have to read their answers."""
 
@@ -101,9 +101,17 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._grpc is not None:  # before the application closes the models
-            await asyncio.sleep(0 if self.force_exit else LAST_CALLS)
+            await self._last_calls()
             await self._grpc.stop(None if self.force_exit else SLOW_READERS)
         await super().shutdown(sockets)
+
+    async def _last_calls(self) -> None:
+        """Until nothing has come for a while; counted in turns of the loop, for a busy machine may let none happen."""
+        end, quiet = time.monotonic() + LAST_CALLS, 0
+        while quiet < 10 and time.monotonic() < end and not self.force_exit:
+            before = self.models.finished
+            await asyncio.sleep(0.01)
+            quiet = quiet + 1 if self.models.finished == before else 0
 
     async def _load(self) -> None:
         try:
