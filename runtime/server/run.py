@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,13 +60,13 @@ def run(
         shown, bound = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
         secure = "s" if settings.ssl_certfile else ""
 
-        def load() -> None:
-            load_bundles(models, bundles, threads, options, settings.warm_up)
+        def announce() -> None:
             names = ", ".join(models.served)
             also = "" if server.grpc_port is None else f" and grpc{secure}://{shown}:{server.grpc_port}"
             print(f"attar: serving {names} at http{secure}://{shown}:{bound}{also}", file=sys.stderr, flush=True)
 
-        server.work = load
+        server.work = lambda: load_bundles(models, bundles, threads, options, settings.warm_up)
+        server.announce = announce
         server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -78,7 +78,8 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, models: Models, host: str, settings: Settings) -> None:
         super().__init__(config)
         self.models, self.host, self.settings = models, host, settings
-        self.work = lambda: None
+        self.work: Callable[[], None] = lambda: None
+        self.announce: Callable[[], None] = lambda: None
         self.failure: Exception | None = None
         self.grpc_port: int | None = None
         self._grpc: Any = None
@@ -122,6 +123,7 @@ class _Server(uvicorn.Server):
             return
         if self.models.state == "loading":  # or a signal came first
             self.models.state = "ready"
+            self.announce()  # not before: whoever reads it may ask at once
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.models.state == "draining" or not self.started:
