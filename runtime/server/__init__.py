@@ -1,5 +1,7 @@
 """Bundles over HTTP: a plain JSON API, the Open Inference Protocol, OpenAI's embeddings; bounded, and hard to kill.
 
+Over gRPC too: the Open Inference Protocol.
+
 attar serve BUNDLE        or a folder of bundles, each by its folder's name
 GET /                     a page to try them; GET /openapi.json describes every route
 """
@@ -29,18 +31,20 @@ class Settings:
         api_key: what clients must bring as `Authorization: Bearer KEY`; None: nothing.
         ssl_certfile: a certificate chain in PEM; with it and its key the server speaks TLS.
         ssl_keyfile: the private key, where the certificate's file does not hold it.
+        grpc_port: a second port, for gRPC; 0 takes a free one, None: none.
         limits: when a batch and when the queue of a model is full.
         warm_up: seconds to compute typical shapes before the first request, of all models together.
         drain_seconds: seconds to go on refusing requests after SIGTERM, so that load balancers notice.
         log_requests: whether each request is logged: route, code and seconds, never a text.
 
     Raises:
-        SettingsError: an empty key, a key file without a certificate, or a negative number of seconds.
+        SettingsError: an empty key, a key file without a certificate, no port, or a negative number of seconds.
     """
 
     api_key: str | None = field(default=None, repr=False)
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+    grpc_port: int | None = None
     limits: Limits = field(default_factory=Limits)
     warm_up: float = 0.1
     drain_seconds: float = 0.0
@@ -51,6 +55,8 @@ class Settings:
             raise SettingsError("the API key must be printable ASCII, and not empty")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise SettingsError("a TLS key needs its certificate: give --ssl-certfile too")
+        if self.grpc_port is not None and not 0 <= self.grpc_port < 1 << 16:
+            raise SettingsError(f"the port for gRPC must be 0 to 65535, not {self.grpc_port}")
         for name in ("warm_up", "drain_seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be at least 0 seconds, not {getattr(self, name)!r}")
@@ -85,10 +91,14 @@ def serve(
     """
     _need("starlette")
     _need("uvicorn")
+    settings = settings or Settings()
+    if settings.grpc_port is not None:
+        _need("grpc")
+        _need("google.protobuf")
     from attar.runtime.server.models import find_bundles
     from attar.runtime.server.run import run
 
-    run(find_bundles(path), host, port, threads, options or {}, settings or Settings())
+    run(find_bundles(path), host, port, threads, options or {}, settings)
 
 
 def _need(package: str) -> None:

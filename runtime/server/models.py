@@ -27,13 +27,16 @@ class Served:
 
 
 class Models:
-    """Loading, then ready, then draining; `admitted` counts requests for answers, `active` those being worked on."""
+    """Loading, then ready, then draining.
+
+    `admitted` counts requests for answers, `active` those being worked on, `finished` requests of every kind.
+    """
 
     def __init__(self, meter: Meter, limits: Limits) -> None:
         self.meter, self.limits = meter, limits
         self.state: Literal["loading", "ready", "draining"] = "loading"
         self.served: dict[str, Served] = {}
-        self.active = self.admitted = 0
+        self.active = self.admitted = self.finished = 0
         meter.gauge("active_requests", (), lambda: self.active)
 
     def add(self, name: str, model: Model, warm_up: float = 0.0) -> None:

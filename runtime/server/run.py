@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +25,8 @@ from attar.runtime.server.models import Models, load_bundles
 
 DRAIN_LIMIT = 30.0
 """Seconds that admitted requests have to be answered after SIGTERM."""
+LAST_CALLS = 2.0
+"""Seconds, at most, in which calls of gRPC that are on their way are refused: closing its port would cancel them."""
 SLOW_READERS = 5
 """Seconds that clients then have to read their answers."""
 
@@ -54,16 +56,17 @@ def run(
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        server = _Server(config, models, settings.drain_seconds)
+        server = _Server(config, models, host, settings)
         shown, bound = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
-        scheme = "https" if settings.ssl_certfile else "http"
+        secure = "s" if settings.ssl_certfile else ""
 
-        def load() -> None:
-            load_bundles(models, bundles, threads, options, settings.warm_up)
+        def announce() -> None:
             names = ", ".join(models.served)
-            print(f"attar: serving {names} at {scheme}://{shown}:{bound}", file=sys.stderr, flush=True)
+            also = "" if server.grpc_port is None else f" and grpc{secure}://{shown}:{server.grpc_port}"
+            print(f"attar: serving {names} at http{secure}://{shown}:{bound}{also}", file=sys.stderr, flush=True)
 
-        server.work = load
+        server.work = lambda: load_bundles(models, bundles, threads, options, settings.warm_up)
+        server.announce = announce
         server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -72,17 +75,44 @@ def run(
 class _Server(uvicorn.Server):
     """Loads models once it listens; at a signal it drains before uvicorn stops. A second signal stops at once."""
 
-    def __init__(self, config: uvicorn.Config, models: Models, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, models: Models, host: str, settings: Settings) -> None:
         super().__init__(config)
-        self.models, self.drain_seconds = models, drain_seconds
-        self.work = lambda: None
+        self.models, self.host, self.settings = models, host, settings
+        self.work: Callable[[], None] = lambda: None
+        self.announce: Callable[[], None] = lambda: None
         self.failure: Exception | None = None
+        self.grpc_port: int | None = None
+        self._grpc: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        if self.settings.grpc_port is not None:
+            from attar.runtime.server.grpc_server import listen as listen_grpc  # needs packages that HTTP does not
+
+            try:
+                self._grpc, self.grpc_port = await listen_grpc(
+                    self.models, self.host, self.settings.grpc_port, self.settings
+                )
+            except SettingsError as error:
+                self.failure, self.should_exit = error, True
+                return
         self._tasks.append(asyncio.create_task(self._load()))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._grpc is not None:  # before the application closes the models
+            await self._last_calls()
+            await self._grpc.stop(None if self.force_exit else SLOW_READERS)
+        await super().shutdown(sockets)
+
+    async def _last_calls(self) -> None:
+        """Until nothing has come for a while; counted in turns of the loop, for a busy machine may let none happen."""
+        end, quiet = time.monotonic() + LAST_CALLS, 0
+        while quiet < 10 and time.monotonic() < end and not self.force_exit:
+            before = self.models.finished
+            await asyncio.sleep(0.01)
+            quiet = quiet + 1 if self.models.finished == before else 0
 
     async def _load(self) -> None:
         try:
@@ -93,6 +123,7 @@ class _Server(uvicorn.Server):
             return
         if self.models.state == "loading":  # or a signal came first
             self.models.state = "ready"
+            self.announce()  # not before: whoever reads it may ask at once
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.models.state == "draining" or not self.started:
@@ -107,7 +138,7 @@ class _Server(uvicorn.Server):
         log.warning("draining", extra={"fields": {"active": self.models.active}})
         while self.models.active and time.monotonic() - start < DRAIN_LIMIT:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(max(0.0, start + self.drain_seconds - time.monotonic()))
+        await asyncio.sleep(max(0.0, start + self.settings.drain_seconds - time.monotonic()))
         fields = {
             "seconds": round(time.monotonic() - start, 3),
             "unanswered": self.models.active,
@@ -137,6 +168,7 @@ def _log_to_stderr(requests: bool) -> None:
     for name, level in {
         "attar.server": logging.INFO if requests else logging.WARNING,
         "uvicorn": logging.WARNING,
+        "grpc": logging.WARNING,
     }.items():
         found = logging.getLogger(name)
         found.handlers, found.propagate = [handler], False
