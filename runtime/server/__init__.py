@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attar.runtime.errors import MissingExtraError, SettingsError
@@ -33,9 +34,11 @@ class Settings:
         warm_up: seconds to compute typical shapes before the first request, of all models together.
         drain_seconds: seconds to go on refusing requests after SIGTERM, so that load balancers notice.
         log_requests: whether each request is logged: route, code and seconds, never a text.
+        workers: processes that share the socket; `limits` holds for each.
+        watch: seconds between two looks for bundles that changed; 0: only when SIGHUP says so.
 
     Raises:
-        SettingsError: an empty key, a key file without a certificate, or a negative number of seconds.
+        SettingsError: an empty key, a key file without a certificate, a negative number of seconds, or no worker.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -45,13 +48,19 @@ class Settings:
     warm_up: float = 0.1
     drain_seconds: float = 0.0
     log_requests: bool = False
+    workers: int = 1
+    watch: float = 0.0
 
     def __post_init__(self) -> None:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise SettingsError("the API key must be printable ASCII, and not empty")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise SettingsError("a TLS key needs its certificate: give --ssl-certfile too")
-        for name in ("warm_up", "drain_seconds"):
+        if type(self.workers) is not int or self.workers < 1:
+            raise SettingsError(f"workers must be a whole number of at least 1, not {self.workers!r}")
+        if self.workers > 1 and not hasattr(os, "fork"):
+            raise SettingsError("this system cannot fork, which several workers need: leave out --workers")
+        for name in ("warm_up", "drain_seconds", "watch"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be at least 0 seconds, not {getattr(self, name)!r}")
 
@@ -81,14 +90,14 @@ def serve(
 ) -> None:
     """Serves a bundle, or a folder of bundles, until interrupted or terminated; port 0 takes a free one.
 
-    The address is printed on stderr when the models are ready; logs follow there, one JSON object a line.
+    The address is printed on stderr when the models are ready; logs follow there, one JSON object a line. SIGHUP loads
+    what changed in the folder. `threads` are those of each worker, by default its share of the usable cores.
     """
     _need("starlette")
     _need("uvicorn")
-    from attar.runtime.server.models import find_bundles
     from attar.runtime.server.run import run
 
-    run(find_bundles(path), host, port, threads, options or {}, settings or Settings())
+    run(Path(path), host, port, threads, options or {}, settings or Settings())
 
 
 def _need(package: str) -> None:
