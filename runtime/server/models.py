@@ -59,12 +59,16 @@ class Models:
         weakref.finalize(served, _close, batcher).atexit = False
         return served
 
-    def put(self, served: Served) -> None:
-        """Requests of this name are its own from now on; those that have another model keep it to their end."""
-        labels, batcher = (("model", served.name),), served.batcher
+    def put(self, *models: Served) -> None:
+        """Requests of their names are theirs from now on; those that have another model keep it to their end."""
+        for served in models:
+            self._gauge(served.name, served.batcher)
+            self.served[served.name] = served
+
+    def _gauge(self, name: str, batcher: Batcher) -> None:
+        labels = (("model", name),)
         self.meter.gauge("queue_requests", labels, lambda: batcher.waiting_requests)
         self.meter.gauge("queue_tokens", labels, lambda: round(batcher.waiting_tokens))
-        self.served[served.name] = served
 
     def remove(self, name: str) -> None:
         """There is no model of this name any more; requests that have it keep it to their end."""

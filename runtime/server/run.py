@@ -88,7 +88,9 @@ def _run_workers(
 ) -> None:
     """Loads the bundles, then forks; each worker has its share of the cores."""
     cores = max(1, usable_cores() // settings.workers)
-    threads = threads or cores
+    threads = cores if threads is None else threads
+    if threads < 1:
+        raise SettingsError(f"threads must be at least 1, not {threads}")
     limits = replace(settings.limits, at_once=min(settings.limits.at_once, cores))
 
     def work(place: Place) -> None:
@@ -96,8 +98,8 @@ def _run_workers(
         models.metrics = lambda: exposition([models.meter.snapshot(), *place.others()])
         shelf = _shelf(path, models, threads, options, settings)
         shelf.adopt(kept, lambda name, model: models.prepare(name, model(), settings.warm_up))
-        for served in shelf.opened.values():
-            models.put(served)
+        kept.opened.clear()  # this process's copy, which would keep models beyond their last request
+        models.put(*shelf.opened.values())
         models.state = "ready"
         server = _Server(models, shelf, settings, announce, place)
         with _at_hangup(server.handle_hangup):
@@ -173,8 +175,7 @@ class _Server(uvicorn.Server):
                 self.failure = error
                 self.should_exit = True
                 return
-            for served in self.shelf.opened.values():
-                self.models.put(served)
+            self.models.put(*self.shelf.opened.values())
             if self.models.state == "loading":  # or a signal came first
                 self.models.state = "ready"
             self._announce(list(self.models.served))
@@ -194,8 +195,7 @@ class _Server(uvicorn.Server):
             if self.models.state == "draining":
                 return
             changes = await asyncio.to_thread(self.shelf.refresh)
-            for served in changes.opened.values():
-                self.models.put(served)
+            self.models.put(*changes.opened.values())
             for name in changes.removed:
                 self.models.remove(name)
             report(changes, self.models.meter)

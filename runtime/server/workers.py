@@ -121,8 +121,6 @@ def keep(threads: int, options: Mapping[str, Any]) -> Callable[[str | None, Path
 class Supervisor:
     """The first process: it answers nothing itself, and has no threads, so that it can fork at any time."""
 
-    signals = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-
     def __init__(
         self,
         shelf: Shelf[Callable[[], Model]],
@@ -131,6 +129,7 @@ class Supervisor:
         work: Callable[[Place], None],
     ) -> None:
         self._shelf, self._listener, self._work = shelf, listener, work
+        self._signals = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         self._watch, self._look_every = Watch(shelf) if settings.watch else None, settings.watch
         self._look_at = time.monotonic() + settings.watch
         self._meter = Meter((("worker", "supervisor"),))
@@ -145,7 +144,7 @@ class Supervisor:
 
     def run(self, announce: Callable[[list[str]], None]) -> None:
         """Until all workers have ended after SIGTERM; `AttarError` if one ends before all are ready."""
-        with _waking({*self.signals, signal.SIGCHLD}) as wait:
+        with _waking({*self._signals, signal.SIGCHLD}) as wait:
             for index in self._workers:
                 self._fork(index)
             while self._processes or self._vacant:
@@ -181,13 +180,13 @@ class Supervisor:
 
     def _fork(self, index: int) -> None:
         # A signal that arrives in between waits for the worker's own handlers.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # numpy's threads, which know about forks
             process = os.fork()
         if process == 0:
             os._exit(self._child(index))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         self._processes[index], self._born[index] = process, time.monotonic()
 
     def _child(self, index: int) -> int:
@@ -196,7 +195,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             os.close(self._lifeline[1])
             gc.freeze()  # collections would write to what is shared
-            self._work(Place(index, self._board, self._lifeline[0], self.signals))
+            self._work(Place(index, self._board, self._lifeline[0], self._signals))
         except BaseException as error:
             reason = str(error) if isinstance(error, AttarError) else type(error).__name__
             log.error("worker failed", extra={"fields": {"worker": index, "reason": reason}})

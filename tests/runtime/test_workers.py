@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from attar.runtime.engines.onnx import OnnxEngine
 from attar.runtime.errors import AttarError, ClosedError, SettingsError
 from attar.runtime.model import load
-from attar.runtime.server import Settings
+from attar.runtime.server import Settings, serve
 from attar.runtime.server.metrics import Meter, exposition
 from attar.runtime.server.run import listen
 from attar.runtime.server.shelf import Shelf
@@ -141,17 +142,25 @@ def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
         Settings(**fields)
 
 
+def test_workers_need_threads(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="threads must be at least 1"):
+        serve(make(tmp_path / "tiny"), port=0, threads=0, settings=Settings(workers=2))
+
+
 def test_workers_answer_are_replaced_and_reload(tmp_path: Path) -> None:
     folder = make(tmp_path / "tiny")
-    with serving(folder, "--workers", "2") as (process, address):
+    apart = httpx.Limits(max_keepalive_connections=0)  # a connection a request, so that both workers are asked
+    with (
+        serving(folder, "--workers", "2") as (process, address),
+        httpx.Client(base_url=address, timeout=20, trust_env=False, limits=apart) as client,
+    ):
 
         def scores(count: int) -> set[float]:
-            """Each over a connection of its own, so that both workers are asked."""
-            replies = [httpx.post(f"{address}/predict", json={"text": TEXT}, trust_env=False) for _ in range(count)]
+            replies = [client.post("/predict", json={"text": TEXT}) for _ in range(count)]
             return {round(reply.json()["answers"][0]["score"], 6) for reply in replies}
 
         assert scores(4) == {0.731059}
-        metrics = httpx.get(f"{address}/metrics", trust_env=False).text
+        metrics = client.get("/metrics").text
         assert all(f'attar_active_requests{{worker="{i}"}} 0\n' in metrics for i in range(2))
         spoil(folder)
         process.send_signal(signal.SIGHUP)
@@ -161,10 +170,16 @@ def test_workers_answer_are_replaced_and_reload(tmp_path: Path) -> None:
         ended, replaced = events(process, "worker replaced")
         assert (ended["event"], ended["status"]) == ("worker ended", -9)
         assert replaced["worker"] == ended["worker"] and scores(6) == {0.731059}
+        threads = Path(f"/proc/{workers[1]}/task")
+        before = len(list(threads.iterdir()))
         make(folder, 2.0)
         process.send_signal(signal.SIGHUP)
         assert [events(process, "reloaded")[-1]["loaded"] for _ in range(3)] == [["tiny"]] * 3
         assert scores(6) == {0.622459}
+        end = time.monotonic() + 20
+        while len(list(threads.iterdir())) > before + 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(list(threads.iterdir())) <= before + 1  # one that loads; the old model and its own are gone
 
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
