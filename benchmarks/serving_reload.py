@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -59,12 +59,15 @@ def reload(args: argparse.Namespace) -> dict[str, Any]:
     lost, wrong = found["unanswered"] + found["broken"], found["versions"].count(-1)
     by_version = [found["versions"].count(version) for version in (0, 1)]
     replies = len(found["replies"])
+    p99 = quantiles([took for took, _ in found["replies"]], n=100)[98]
     print(f"{replies} replies, {by_version} of each bundle; lost {lost}, refused {refused}, wrong {wrong}, "
           f"of the old bundle after a reload {late}; {median(seconds):.2f} s a reload, at most {max(seconds):.2f}; "
+          f"p99 of replies {1000 * p99:.0f} ms; "
           f"memory {memory[0]:.0f} MB before, {max(memory):.0f} at most, {memory[-1]:.0f} after")  # fmt: skip
     return {"ok": lost == refused == wrong == late == 0 and min(by_version) > 0, "times": args.times,
             "workers": args.workers, "replies": replies, "by_version": by_version, "lost": lost,
-            "refused": refused, "wrong": wrong, "late": late, "seconds": seconds, "memory_mb": memory}  # fmt: skip
+            "refused": refused, "wrong": wrong, "late": late, "p99_s": p99, "seconds": seconds,
+            "memory_mb": memory}  # fmt: skip
 
 
 def reloaded(served: serving_process.Served, workers: int) -> float:

@@ -104,7 +104,7 @@ class Shelf(Generic[T]):
         if (None in bundles) != self.single:
             was, now = ("one bundle", "a folder of bundles") if self.single else ("a folder of bundles", "one bundle")
             raise BundleError(f"{self.path} was {was} and is {now} now; restart the server")
-        only = next(iter(self.opened))
+        only = next(iter(self.opened), "")
         return {only if name is None else name: path for name, path in bundles.items()}
 
     def _check(self, name: str, task: Task) -> None:

@@ -141,6 +141,11 @@ def test_models_come_and_go_with_their_folders(tmp_path: Path) -> None:
     for name in "bc":
         shutil.rmtree(tmp_path / name)
     assert set(shelf.refresh().refused) == {"b", "c"}, "no model at all is not what anybody wants"
+    damage(tmp_path / "d")
+    changes = shelf.refresh()
+    assert (set(changes.refused), changes.removed) == ({"d"}, ("b", "c"))
+    make(tmp_path / "d")
+    assert list(shelf.refresh().opened) == ["d"]
 
 
 def test_a_single_bundle_keeps_its_name(tmp_path: Path) -> None:
