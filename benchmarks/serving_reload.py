@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -55,18 +56,20 @@ def reload(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"{number}: {seconds[-1]:.2f} s, {memory[-1]:.0f} MB", flush=True)
             running.unlink()
             found = json.loads(process.communicate()[0])
-    refused = sum(status != 200 for _, status in found["replies"])
-    lost, wrong = found["unanswered"] + found["broken"], found["versions"].count(-1)
+    statuses = Counter(status for _, status in found["replies"])
+    refused, lost = statuses.total() - statuses[200], found["unanswered"] + found["broken"]
+    wrong = found["versions"].count(-1) - refused
     by_version = [found["versions"].count(version) for version in (0, 1)]
     replies = len(found["replies"])
     p99 = quantiles([took for took, _ in found["replies"]], n=100)[98]
-    print(f"{replies} replies, {by_version} of each bundle; lost {lost}, refused {refused}, wrong {wrong}, "
+    print(f"{replies} replies, {by_version} of each bundle; "
+          f"lost {lost}, refused {refused} ({dict(statuses)}), wrong {wrong}, "
           f"of the old bundle after a reload {late}; {median(seconds):.2f} s a reload, at most {max(seconds):.2f}; "
           f"p99 of replies {1000 * p99:.0f} ms; "
           f"memory {memory[0]:.0f} MB before, {max(memory):.0f} at most, {memory[-1]:.0f} after")  # fmt: skip
     return {"ok": lost == refused == wrong == late == 0 and min(by_version) > 0, "times": args.times,
             "workers": args.workers, "replies": replies, "by_version": by_version, "lost": lost,
-            "refused": refused, "wrong": wrong, "late": late, "p99_s": p99, "seconds": seconds,
+            "refused": refused, "statuses": statuses, "wrong": wrong, "late": late, "p99_s": p99, "seconds": seconds,
             "memory_mb": memory}  # fmt: skip
 
 

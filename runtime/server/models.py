@@ -56,12 +56,14 @@ class Models:
             raise
         served = Served(name, model, batcher)
         # A request that is still reading its body has the model as well as one that waits for its answer.
-        weakref.finalize(served, _close, batcher).atexit = False
+        weakref.finalize(served, _close, [batcher]).atexit = False
         return served
 
     def put(self, *models: Served) -> None:
         """Requests of their names are theirs from now on; those that have another model keep it to their end."""
         for served in models:
+            if served.name in self.served:
+                served.batcher.learn_from(self.served[served.name].batcher)
             self._gauge(served.name, served.batcher)
             self.served[served.name] = served
 
@@ -97,9 +99,11 @@ class Models:
             served.batcher.close(drain)
 
 
-def _close(batcher: Batcher) -> None:
-    """In a thread of its own: it waits for what is still computed, and the event loop may be what calls this."""
-    last = [batcher]
+def _close(last: list[Batcher]) -> None:
+    """In a thread of its own: it waits for what is still computed, and the event loop may be what calls this.
+
+    The list holds the last reference, so that the model's memory is free before it is given back.
+    """
 
     def work() -> None:
         last.pop().close()

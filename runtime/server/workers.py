@@ -119,7 +119,7 @@ def keep(threads: int, options: Mapping[str, Any]) -> Callable[[str | None, Path
 
 
 class Supervisor:
-    """The first process: it answers nothing itself, and has no threads, so that it can fork at any time."""
+    """The first process: it answers nothing and starts no threads (ONNX Runtime has one, asleep), so it can fork."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from attar.runtime.server.models import Models
 from attar.runtime.server.shelf import Opened, Shelf, Watch, promise
 from attar.runtime.tasks.classification import TextClassification
 from attar.runtime.tasks.embeddings import Embedding
-from attar.runtime.waiting import Limits
+from attar.runtime.waiting import Limits, Line
 from tests.fixtures_bundle import LABELS, MAX_LENGTH, make_tiny_bundle
 from tests.runtime.serving import holding, serving
 
@@ -93,6 +93,16 @@ def test_requests_keep_the_model_that_they_began_with_and_it_ends_after_them(tmp
         gc.collect()
         time.sleep(0.01)
     assert gone() is None
+
+
+def test_a_new_version_expects_the_speed_of_the_old_one() -> None:
+    old, new = Line(Limits(), 50.0), Line(Limits(), 50.0)
+    old.learn_speed(100, 1.0)
+    new.learn_speed(8, 4.0)  # the first batch came at a bad moment
+    new.learn_from(old)
+    new.learn_from(Line(Limits(), 50.0))  # which knows nothing
+    new.add(new.request(["x" * 10] * 4, None))  # 4 * (2 + 10 * 0.3) = 20 tokens at 100 a second
+    assert new.expected_wait == pytest.approx(0.2)
 
 
 def damage(folder: Path) -> None:
