@@ -144,6 +144,11 @@ class Batcher:
                 self._line.learn_speed(rows * length, time.monotonic() - start)
         return len(shapes)
 
+    def learn_from(self, other: Batcher) -> None:
+        """Expects the speed of another one, whose place it takes: one slow batch at first would refuse its requests."""
+        with self._changed:
+            self._line.learn_from(other._line)
+
     def close(self, drain: bool = True) -> None:
         """Takes no more requests. Those that wait are answered first, or fail with `ClosedError`."""
         if os.getpid() != self._process:

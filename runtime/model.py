@@ -190,10 +190,21 @@ def load(
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
         SettingsError: an unknown option, or a value that the task refuses; a GPU that cannot be used.
     """
-    bundle = Bundle.read(path)
+    return start(Bundle.read(path), engine=engine, device=device, threads=threads, options=options)
+
+
+def start(
+    bundle: Bundle,
+    *,
+    engine: str = "onnx",
+    device: str | None = None,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Model:
+    """Starts a bundle that was read; all else as `load`."""
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
-        raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
+        raise BundleError(f"the bundle at {bundle.path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
     model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
     model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attar.runtime.errors import MissingExtraError, SettingsError
@@ -36,9 +37,12 @@ class Settings:
         warm_up: seconds to compute typical shapes before the first request, of all models together.
         drain_seconds: seconds to go on refusing requests after SIGTERM, so that load balancers notice.
         log_requests: whether each request is logged: route, code and seconds, never a text.
+        workers: processes that share the socket; `limits` holds for each.
+        watch: seconds between two looks for bundles that changed; 0: only when SIGHUP says so.
 
     Raises:
-        SettingsError: an empty key, a key file without a certificate, no port, or a negative number of seconds.
+        SettingsError: an empty key, a key file without a certificate, no port, no worker, a negative number of seconds,
+            or gRPC with several workers.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -49,6 +53,8 @@ class Settings:
     warm_up: float = 0.1
     drain_seconds: float = 0.0
     log_requests: bool = False
+    workers: int = 1
+    watch: float = 0.0
 
     def __post_init__(self) -> None:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
@@ -57,7 +63,13 @@ class Settings:
             raise SettingsError("a TLS key needs its certificate: give --ssl-certfile too")
         if self.grpc_port is not None and not 0 <= self.grpc_port < 1 << 16:
             raise SettingsError(f"the port for gRPC must be 0 to 65535, not {self.grpc_port}")
-        for name in ("warm_up", "drain_seconds"):
+        if self.grpc_port is not None and self.workers != 1:
+            raise SettingsError("gRPC is served by one process: leave out --workers, or --grpc-port")
+        if type(self.workers) is not int or self.workers < 1:
+            raise SettingsError(f"workers must be a whole number of at least 1, not {self.workers!r}")
+        if self.workers > 1 and not hasattr(os, "fork"):
+            raise SettingsError("this system cannot fork, which several workers need: leave out --workers")
+        for name in ("warm_up", "drain_seconds", "watch"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must be at least 0 seconds, not {getattr(self, name)!r}")
 
@@ -87,7 +99,8 @@ def serve(
 ) -> None:
     """Serves a bundle, or a folder of bundles, until interrupted or terminated; port 0 takes a free one.
 
-    The address is printed on stderr when the models are ready; logs follow there, one JSON object a line.
+    The address is printed on stderr when the models are ready; logs follow there, one JSON object a line. SIGHUP loads
+    what changed in the folder. `threads` are those of each worker, by default its share of the usable cores.
     """
     _need("starlette")
     _need("uvicorn")
@@ -95,10 +108,9 @@ def serve(
     if settings.grpc_port is not None:
         _need("grpc")
         _need("google.protobuf")
-    from attar.runtime.server.models import find_bundles
     from attar.runtime.server.run import run
 
-    run(find_bundles(path), host, port, threads, options or {}, settings)
+    run(Path(path), host, port, threads, options or {}, settings)
 
 
 def _need(package: str) -> None:

@@ -21,7 +21,7 @@ from attar.runtime.model import Model, load
 from attar.runtime.server import Settings
 from attar.runtime.server.app import application
 from attar.runtime.server.models import Models
-from attar.runtime.server.run import listen as listen_http
+from attar.runtime.server.setup import listen as listen_http
 from tests.fixtures_bundle import make_tiny_bundle
 from tests.runtime.grpc_calls import (
     CHECK,

@@ -25,7 +25,7 @@ from attar.runtime.model import Model, load
 from attar.runtime.server import Settings
 from attar.runtime.server.app import application
 from attar.runtime.server.metrics import Meter
-from attar.runtime.server.models import Models, find_bundles, load_bundles
+from attar.runtime.server.models import Models, find_bundles
 from attar.runtime.server.operations import OPERATIONS, PAGE, openapi
 from attar.runtime.server.schemas import problem
 from attar.runtime.tasks.base import jsonable
@@ -74,9 +74,8 @@ def test_a_folder_of_bundles_is_served_by_the_names_of_folders(folder: Path) -> 
 
 
 def test_options_are_for_a_single_bundle(folder: Path) -> None:
-    models = Models(Meter(), Limits())
     with pytest.raises(SettingsError, match="single bundle"):
-        load_bundles(models, find_bundles(folder), 1, {"top_k": 1}, 0.0)
+        server.serve(folder, port=0, threads=1, options={"top_k": 1})
 
 
 def test_while_models_load_only_health_answers() -> None:
