@@ -22,9 +22,8 @@ def write(source: Source, folder: Path) -> Made:
         write_student(source.weights(), model, name=source.manifest.name)
     else:
         model.mkdir()
-        for place in source.bundle.path.iterdir():
-            if place.is_file():
-                (model / place.name).write_bytes(place.read_bytes())
+        for file, data in source.bundle.files.items():
+            (model / file).write_bytes(data)
     (folder / "service.yaml").write_text(service(name), encoding="utf-8")
     (folder / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
     how = f"""    docker build -t attar:{__version__} .          # an image of attar alone, for any bundle
