@@ -114,7 +114,7 @@ class Tokenizer:
             self._backend = Backend.from_buffer(source)
             padding = self._backend.id_to_token(pad_id)
         except BaseException as error:
-            if not _of_library(error):
+            if not isinstance(error, Exception) and not _panic(error):
                 raise
             raise BundleError(f"tokenizer.json cannot be read: {error}") from error
         if padding is None:
@@ -207,14 +207,14 @@ class Tokenizer:
             found = self._backend.encode_batch_fast(given) if fast else self._backend.encode_batch(given)
             return list(found)
         except BaseException as error:
-            if not _of_library(error):
+            if type(error) is not Exception and not _panic(error):  # all that the library raises for a text
                 raise
             raise BundleError(f"tokenizer.json cannot be worked with: {error}") from error
 
 
-def _of_library(error: BaseException) -> bool:
-    """Whether the library has failed: it raises bare exceptions, and panics, which are not even an `Exception`."""
-    return type(error) is Exception or type(error).__name__ == "PanicException"
+def _panic(error: BaseException) -> bool:
+    """Whether the library has panicked, which is not an `Exception` and would end the thread of a service."""
+    return type(error).__name__ == "PanicException"
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
