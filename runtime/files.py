@@ -191,4 +191,5 @@ def pack(files: Mapping[str, bytes], path: Path) -> None:
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # most often it is gone already
+            part.unlink()
