@@ -69,7 +69,7 @@ class Manifest:
     def from_json(record: Mapping[str, Any]) -> Manifest:
         if not isinstance(record, dict) or "schema" not in record:
             raise BundleError(f"{MANIFEST} is not a manifest. Export the bundle again")
-        if record["schema"] != SCHEMA:
+        if type(record["schema"]) is not int or record["schema"] != SCHEMA:
             raise BundleError(
                 f"the bundle has schema {record.get('schema')!r}, this attar reads {SCHEMA}: "
                 "upgrade attar, or export it again"

@@ -43,7 +43,9 @@ def _dns(name: str) -> str:
 
 
 DOCKERFILE = f"""FROM python:3.11-slim
-RUN pip install --no-cache-dir "attar[cpu,serve]=={__version__}"
+# Wheels alone, so no compiler is needed; one of attar that lies beside this file counts like one of the package index.
+RUN --mount=type=bind,target=/context \\
+    pip install --no-cache-dir --only-binary :all: --find-links /context "attar[cpu,serve]=={__version__}"
 USER 1000
 ENTRYPOINT ["attar"]
 """

@@ -136,6 +136,7 @@ def test_a_manifest_that_is_no_manifest(name: str, bundle: Path) -> None:
 
 
 FIELDS: list[tuple[str, Any]] = [
+    ("schema", True), ("schema", 1.0),
     ("files/model.onnx/size", -1), ("files/model.onnx/size", 1e3), ("files/model.onnx/size", True),
     ("files/model.onnx/size", "496"), ("files/model.onnx/size", 2**31 + 1), ("files/model.onnx/size", 10**30),
     ("files/model.onnx/sha256", 7), ("files/model.onnx/sha256", "0" * 63), ("files/model.onnx", []), ("files", []),
