@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import attar
 from attar.cli import main
 from attar.runtime.bench.client import module_for
 from attar.runtime.bundle import Bundle
 from attar.runtime.errors import BundleError, SettingsError
-from attar.runtime.files import pack
+from attar.runtime.files import opened, pack
 from attar.runtime.server.models import find_bundles
 from tests.fixtures_bundle import GOLDEN, make_tiny_bundle
 
@@ -78,6 +81,20 @@ def test_a_server_takes_zips_and_folders(bundle: Path, packed: Path) -> None:
     make_tiny_bundle(packed.parent / "student")
     with pytest.raises(BundleError, match="a folder and a zip of one name"):
         find_bundles(packed.parent)
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,20}", fullmatch=True)
+
+
+@given(st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=8))
+def test_whatever_goes_in_comes_out(files: dict[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pack(files, Path(folder) / "b.zip")
+        with opened(Path(folder) / "b.zip") as found:
+            assert found.names() == set(files)
+            for name, data in files.items():
+                assert found.read(name, len(data)) == data
+                assert found.read(name, max(0, len(data) - 5)) == data[: max(0, len(data) - 5) + 1]
 
 
 def test_refusals(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
