@@ -30,7 +30,7 @@ MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 NEEDED = frozenset({"model.onnx", "tokenizer.json", "golden.json"})
 MAX_FILE = 2 << 30
 MAX_MANIFEST = 16 << 20
-"""Bytes, also of all that `json` is given before anything is known of it."""
+"""Bytes."""
 MAX_COUNT = 1 << 20
 """Tokens that a text is cut to, and texts in a batch."""
 
@@ -122,7 +122,7 @@ def _task(record: Mapping[str, Any]) -> Task:
     except AttarError as error:
         raise BundleError(f"{MANIFEST}: the task cannot be: {error}. {REMEDY}") from error
     if not _says(json.loads(json.dumps(task.to_json())), record):
-        raise BundleError(f"{MANIFEST}: the {task.kind} that it describes cannot be had as described. {REMEDY}")
+        raise BundleError(f"{MANIFEST}: this attar has no {task.kind} as described: upgrade it, or export again")
     return task
 
 
