@@ -24,12 +24,23 @@ print(time.perf_counter() - start)
 
 
 def install(folder: Path) -> Path:
-    """A new environment with `attar[cpu]` alone; its python."""
+    """A new environment with `attar[cpu]` alone, from wheels, so that no compiler is needed; its python."""
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
     before, bare = size(folder), size(folder, compiled=False)
-    command = [str(python), "-m", "pip", "install", "-q", "-c", str(root / "constraints.txt"), f"{root}[cpu]"]
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--only-binary",
+        ":all:",
+        "-c",
+        str(root / "constraints.txt"),
+        f"{root}[cpu]",
+    ]
     subprocess.run(command, check=True)
     everything = (size(folder) - before) / 2**20
     packages = (size(folder, compiled=False) - bare) / 2**20

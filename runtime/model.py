@@ -16,7 +16,7 @@ from attar.runtime.bundle import Bundle
 from attar.runtime.engines import tensorrt
 from attar.runtime.engines.onnx import Engine, OnnxEngine
 from attar.runtime.engines.profiles import BATCH_TOKENS
-from attar.runtime.errors import BundleError, DataError, SettingsError
+from attar.runtime.errors import AttarError, BundleError, DataError, SettingsError
 from attar.runtime.tasks.base import Outputs, Task, activate
 from attar.runtime.tokenizer import Encoded, Text, pad
 
@@ -142,12 +142,16 @@ class Model:
 
     def replay_golden(self, golden: bytes) -> float:
         """Replays the golden inputs; the largest difference found, or `BundleError` where it is too large."""
-        record = json.loads(golden)
-        differences = []
-        for item, expected in zip(record["texts"], record["outputs"], strict=True):
-            for name, found in golden_outputs(self, self._parse(item, None)).items():
-                wanted = np.array(expected[name], dtype=np.float64).reshape(found.shape)
-                differences.append(float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max(initial=0.0)))
+        try:
+            record = json.loads(golden)
+            differences = self._differences(record)
+            self(list(record["texts"]))  # together, and to the end: what fails in a batch should fail here
+        except AttarError:
+            raise
+        except Exception as error:  # engines and tokenizers raise many unrelated types
+            raise BundleError(f"golden inputs cannot be replayed: {error!r:.300}. Export the bundle again") from error
+        if not differences:
+            raise BundleError("the bundle has no golden inputs, so nothing shows that it works: export it again")
         worst = float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
         if not worst <= GOLDEN_TOLERANCE:
             raise BundleError(
@@ -157,15 +161,28 @@ class Model:
             )
         return worst
 
+    def _differences(self, record: Mapping[str, Any]) -> list[float]:
+        """How far each output of each golden input is from what is on record, relative to numbers above 1."""
+        differences = []
+        for item, expected in zip(record["texts"], record["outputs"], strict=True):
+            for name, found in golden_outputs(self, self._parse(item, None)).items():
+                wanted = np.array(expected[name], dtype=np.float64).reshape(found.shape)
+                differences.append(float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max(initial=0.0)))
+        return differences
+
 
 def golden_outputs(model: Model, text: Text) -> dict[str, Any]:
     """Activated outputs of one input by head, in float64: what golden inputs are compared in. Windows are stacked."""
     encoded = model.task.encode(model.tokenizer, [text])
-    found = model.outputs(encoded)
-    return {
-        head.name: np.concatenate([activate(head, np.atleast_2d(row)) for row in found[head.name]]).astype(np.float64)
-        for head in model.task.heads
-    }
+    outputs = model.outputs(encoded)
+    result: dict[str, Any] = {}
+    for head in model.task.heads:
+        found = outputs[head.name]
+        wanted = [(len(ids), head.outputs) if head.reads == "tokens" else (head.outputs,) for ids in encoded.ids]
+        if [row.shape for row in found] != wanted:
+            raise BundleError(f"{head.name} has the shape {np.shape(found[0])} where its task reads {wanted[0]}")
+        result[head.name] = np.concatenate([activate(head, np.atleast_2d(row)) for row in found]).astype(np.float64)
+    return result
 
 
 def load(
@@ -179,7 +196,7 @@ def load(
     """Reads, verifies and starts a bundle.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder, or a zip of it, which is not unpacked.
         engine: `onnx`, ONNX Runtime; or `tensorrt`, on an NVIDIA GPU, for bundles that `attar tensorrt` was at.
         device: of `onnx`, `cpu` or `cuda`; of `tensorrt`, `cuda`. By default the first.
         threads: of `onnx`, threads of one call; by default the cores this process may use (affinity and cgroup quota).
@@ -202,9 +219,6 @@ def start(
     options: Mapping[str, Any] | None = None,
 ) -> Model:
     """Starts a bundle that was read; all else as `load`."""
-    missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
-    if missing:
-        raise BundleError(f"the bundle at {bundle.path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
     model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
     model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])

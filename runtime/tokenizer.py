@@ -113,8 +113,13 @@ class Tokenizer:
     ) -> None:
         try:
             self._backend = Backend.from_buffer(source)
-        except Exception as error:  # the library raises bare Exception
+            padding = self._backend.id_to_token(pad_id)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not _panic(error):
+                raise
             raise BundleError(f"tokenizer.json cannot be read: {error}") from error
+        if padding is None:
+            raise BundleError(f"tokenizer.json has no token {pad_id}, by which texts would be padded")
         self._backend.no_padding()
         # What is added to a text leaves the rest to the text itself; windows that do not advance would never end.
         room = max_length - self._backend.num_special_tokens_to_add(cuts == "only_second")
@@ -210,11 +215,21 @@ class Tokenizer:
     def _encode(self, texts: Sequence[Text], fast: bool) -> list[Any]:
         # Lone surrogates (half of an emoji, from broken JSON) cannot cross into UTF-8: show them as U+FFFD.
         given = [clean(t) if isinstance(t, str) else (clean(t[0]), clean(t[1])) for t in texts]
-        if len(given) == 1:
-            only = given[0]
-            return [self._backend.encode(only) if isinstance(only, str) else self._backend.encode(*only)]
-        found = self._backend.encode_batch_fast(given) if fast else self._backend.encode_batch(given)
-        return list(found)
+        try:
+            if len(given) == 1:
+                only = given[0]
+                return [self._backend.encode(only) if isinstance(only, str) else self._backend.encode(*only)]
+            found = self._backend.encode_batch_fast(given) if fast else self._backend.encode_batch(given)
+            return list(found)
+        except BaseException as error:
+            if type(error) is not Exception and not _panic(error):  # all that the library raises for a text
+                raise
+            raise BundleError(f"tokenizer.json cannot be worked with: {error}") from error
+
+
+def _panic(error: BaseException) -> bool:
+    """Whether the library has panicked, which is not an `Exception` and would end the thread of a service."""
+    return type(error).__name__ == "PanicException"
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -20,7 +20,7 @@ EXAMPLE = "attar bench build/sentiment/bundle --against path/to/teacher --data t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, help="the bundle: a folder, or a zip of it")
     parser.add_argument(
         "--against",
         type=Path,

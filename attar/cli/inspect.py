@@ -18,7 +18,7 @@ EXAMPLE = "attar inspect build/sentiment/bundle"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, help="the bundle: a folder, or a zip of it")
     parser.add_argument("--json", action="store_true", help="print the manifest as one JSON line")
 
 

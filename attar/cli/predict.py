@@ -23,7 +23,7 @@ READ = 1 << 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, help="the bundle: a folder, or a zip of it")
     parser.add_argument(
         "texts",
         nargs="*",

@@ -14,7 +14,7 @@ EXAMPLE = "attar serve build/sentiment/bundle --port 8000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder, or a folder of bundles")
+    parser.add_argument("bundle", type=Path, help="the bundle, a folder or a zip; or a folder of bundles")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="the port (default: 8000; 0: a free one)")
     parser.add_argument("--grpc-port", type=int, metavar="N",

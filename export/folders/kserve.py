@@ -22,9 +22,8 @@ def write(source: Source, folder: Path) -> Made:
         write_student(source.weights(), model, name=source.manifest.name)
     else:
         model.mkdir()
-        for place in source.bundle.path.iterdir():
-            if place.is_file():
-                (model / place.name).write_bytes(place.read_bytes())
+        for file, data in source.bundle.files.items():
+            (model / file).write_bytes(data)
     (folder / "service.yaml").write_text(service(name), encoding="utf-8")
     (folder / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
     how = f"""    docker build -t attar:{__version__} .          # an image of attar alone, for any bundle
@@ -44,7 +43,9 @@ def _dns(name: str) -> str:
 
 
 DOCKERFILE = f"""FROM python:3.11-slim
-RUN pip install --no-cache-dir "attar[cpu,serve]=={__version__}"
+# Wheels alone, so no compiler is needed; one of attar that lies beside this file counts like one of the package index.
+RUN --mount=type=bind,target=/context \\
+    pip install --no-cache-dir --only-binary :all: --find-links /context "attar[cpu,serve]=={__version__}"
 USER 1000
 ENTRYPOINT ["attar"]
 """

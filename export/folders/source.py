@@ -10,7 +10,7 @@ from attar.compress.quantize.plan import QuantPlan
 from attar.distill.student import Student
 from attar.export.bundle import manifest
 from attar.export.onnx import to_onnx
-from attar.runtime.bundle import MANIFEST, Bundle, Manifest
+from attar.runtime.bundle import Bundle, Manifest, is_bundle
 from attar.runtime.engines.model_file import external_files
 from attar.runtime.errors import SettingsError
 from attar.runtime.tasks.base import Task
@@ -81,7 +81,7 @@ def read_source(path: Path, student: Path | None = None) -> Source:
     Raises:
         SettingsError: the student is another one, or goes with no bundle.
     """
-    if not (path / MANIFEST).is_file():
+    if not is_bundle(path):
         if student is not None:
             raise SettingsError(f"--student goes with a bundle, and {path} is none: give one of the two")
         found = Student.load(path)

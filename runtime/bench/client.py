@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from attar.runtime.bundle import MANIFEST
+from attar.runtime.bundle import MANIFEST, is_bundle
 from attar.runtime.errors import AttarError, SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -22,7 +22,7 @@ _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_N
 
 def module_for(path: Path) -> str:
     """The worker module for a folder; named, not imported, because the runtime must not know torch."""
-    if (path / MANIFEST).is_file():
+    if is_bundle(path):
         return "attar.runtime.bench.worker"
     if (path / "config.json").is_file():
         return "attar.distill.bench_worker"

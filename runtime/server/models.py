@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from attar.runtime.batcher import Batcher, Limits
-from attar.runtime.bundle import MANIFEST
+from attar.runtime.bundle import MANIFEST, is_bundle
 from attar.runtime.errors import BundleError
 from attar.runtime.model import Model
 from attar.runtime.server.metrics import Meter
@@ -125,17 +125,22 @@ def trim() -> None:
 
 
 def find_bundles(path: str | os.PathLike[str]) -> Mapping[str | None, Path]:
-    """The bundles to serve: a single one, under None, at `path`; or those in its folders, by the folders' names."""
+    """The bundles to serve: a single one, under None, at `path`; or those in its folders and zips, by their names."""
     root = Path(path)
-    if not root.is_dir():
-        raise BundleError(f"no bundle at {root}: it should be a folder with a {MANIFEST}, or a folder of bundles")
-    if (root / MANIFEST).exists():
+    if is_bundle(root):
         return {None: root}
-    found: dict[str | None, Path] = {
-        f.name: f for f in sorted(root.iterdir()) if (f / MANIFEST).is_file() and not f.name.startswith(".")
-    }
+    if not root.is_dir():
+        raise BundleError(
+            f"no bundle at {root}: it should be a folder with a {MANIFEST}, a .zip of one, or a folder of bundles"
+        )
+    places = [place for place in sorted(root.iterdir()) if is_bundle(place) and not place.name.startswith(".")]
+    found: dict[str | None, Path] = {place.stem if place.is_file() else place.name: place for place in places}
     if not found:
         raise BundleError(f"no bundle at {root}: neither it nor a folder in it holds a {MANIFEST}")
+    if len(found) < len(places):
+        raise BundleError(
+            f"{root} holds a folder and a zip of one name; models are called by it, so rename one of them"
+        )
     return found
 
 

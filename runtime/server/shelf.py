@@ -128,11 +128,13 @@ def promise(task: Task) -> dict[str, Any]:
 
 
 def seal_of(path: Path) -> str:
-    """What tells a bundle from all others: the hash of its manifest, which holds those of its files."""
+    """What tells a bundle from all others: the hash of its manifest, which holds those of its files, or of its zip."""
+    told_by = path if path.is_file() else path / MANIFEST
     try:
-        return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+        with told_by.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"{path / MANIFEST} cannot be read: {error.strerror}") from error
+        raise BundleError(f"{told_by} cannot be read: {error.strerror}") from error
 
 
 def report(changes: Changes[Any], meter: Meter) -> None:
@@ -170,7 +172,8 @@ class Watch:
 def files_of(path: Path) -> Files:
     """Every file of the bundles at a path with what changes when it is written; none where none can be read."""
     try:
-        files = sorted(file for bundle in find_bundles(path).values() for file in bundle.iterdir())
+        bundles = find_bundles(path).values()
+        files = sorted(file for place in bundles for file in ((place,) if place.is_file() else place.iterdir()))
         found = [(str(file), file.stat()) for file in files]
     except (BundleError, OSError):
         return []

@@ -145,6 +145,13 @@ def shortened(task: Task, length: int) -> Task:
     return changed
 
 
+def strings(given: Any) -> tuple[str, ...]:
+    """Labels or tags as a bundle lists them; `DataError` for what is no list of strings."""
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise DataError(f"labels are a list of strings, not {given!r:.100}")
+    return tuple(given)
+
+
 def parse_pair(item: object, names: tuple[str, str]) -> tuple[str, str]:
     """Two texts given as a list, a tuple, or an object with the two keys."""
     if isinstance(item, Mapping) and set(item) == set(names):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from attar.runtime.errors import DataError, SettingsError
-from attar.runtime.tasks.base import Answer, Floats, Head, Outputs, Statistics, Targets, Task, sigmoid, softmax
+from attar.runtime.tasks.base import Answer, Floats, Head, Outputs, Statistics, Targets, Task, sigmoid, softmax, strings
 from attar.runtime.tokenizer import Encoded, Text
 
 __all__ = ["Classification", "Floats", "Labels", "TextClassification", "check_texts", "softmax"]
@@ -249,7 +249,7 @@ class TextClassification(Task):
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """Bundles of the first version have labels and length alone."""
         return cls(
-            tuple(record["labels"]),
+            strings(record["labels"]),
             int(record["max_length"]),
             multi_label=bool(record.get("multi_label", False)),
             pair=bool(record.get("pair", False)),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.errors import DataError, SettingsError
-from attar.runtime.tasks.base import IGNORED, Answer, Floats, Head, Outputs, Statistics, Targets, Task
+from attar.runtime.tasks.base import IGNORED, Answer, Floats, Head, Outputs, Statistics, Targets, Task, strings
 from attar.runtime.tasks.classification import check_texts
 from attar.runtime.tasks.spans import (
     Span,
@@ -159,7 +159,7 @@ class TokenClassification(Task):
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        return cls(tuple(record["tags"]), int(record["max_length"]), int(record["stride"]), record["aggregation"])
+        return cls(strings(record["tags"]), int(record["max_length"]), int(record["stride"]), record["aggregation"])
 
     @property
     def _shared(self) -> int:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from attar.runtime.bundle import MANIFEST, Bundle, write_bundle
+from attar.runtime.files import pack
 from attar.runtime.model import Model, load
 from attar.runtime.server.app import application
 from attar.runtime.server.metrics import Meter
@@ -113,7 +114,7 @@ def damage(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (damage, "model.onnx has 4 bytes"),
+        (damage, "model.onnx was altered: it has 4"),
         (spoil, "golden inputs do not reproduce"),
         (lambda folder: make(folder, 2.0, ("bad", "good")), "labels differ from what the clients of 'tiny'"),
         (lambda folder: (folder / MANIFEST).unlink(), "no bundle at"),
@@ -228,3 +229,18 @@ def test_a_server_reloads_at_a_signal_and_by_itself(tmp_path: Path) -> None:
     assert 'attar_reloads_total{model="one",result="loaded"} 1\n' in metrics
     assert 'attar_reloads_total{model="one",result="refused"}' in metrics
     assert 'attar_queue_requests{model="one"}' in metrics and 'attar_queue_requests{model="two"}' not in metrics
+
+
+def test_zips_are_reloaded_as_folders_are(tmp_path: Path) -> None:
+    place = tmp_path / "shelf"
+    place.mkdir()
+
+    def put(bundle: Path) -> None:
+        pack(Bundle.read(bundle).files, place / "tiny.zip")
+
+    put(make(tmp_path / "first"))
+    shelf = Shelf(place, lambda name, path: Opened(name or "", Bundle.read(path).manifest.task, lambda: path))
+    shelf.load()
+    assert list(shelf.opened) == ["tiny"] and not shelf.differs()
+    put(make(tmp_path / "second", temperature=2.0))
+    assert shelf.differs() and list(shelf.refresh().opened) == ["tiny"] and not shelf.differs()
