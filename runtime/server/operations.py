@@ -18,14 +18,18 @@ from attar.runtime.version import __version__
 PAGE = Path(__file__).with_name("page.html")
 FAILURES = {
     400: "Not JSON in UTF-8.", 401: "Without the API key.", 404: "No such model.", 408: "The body came too slowly.",
-    413: "The body is too large.", 422: "Another form than this one.", 429: "The queue is full; see Retry-After.",
+    413: "The body is too large.", 415: "The body is compressed.", 422: "Another form than this one.",
+    429: "The queue is full; see Retry-After.",
     500: "A failure of the server.", 503: "Loading, or about to stop.", 504: "Not answered in time.",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A route: `open` ones need no API key and are answered while models load and while the server drains."""
+    """A route: `open` ones need no API key and are answered while models load and while the server drains.
+
+    `programs`: what those get who do not ask for the page.
+    """
 
     method: str
     path: str
@@ -33,6 +37,7 @@ class Operation:
     handler: Callable[[Models, Request], Awaitable[Response]]
     replies: Schema | str
     body: Schema | None = None
+    programs: Schema | None = None
     open: bool = False
     error: Schema = field(default_factory=lambda: schemas.ERROR)
 
@@ -76,7 +81,8 @@ async def description(models: Models, request: Request) -> Response:
 
 
 OPERATIONS = (
-    Operation("GET", "/", "For browsers a page to try the models; for programs what they are.", root, "text/html"),
+    Operation("GET", "/", "For browsers a page to try the models; for programs what they are.", root, "text/html",
+              programs=schemas.ABOUT_OR_MODELS),
     Operation("GET", "/docs", "The same page.", page, "text/html", open=True),
     Operation("GET", "/openapi.json", "This description.", description, {"type": "object"}, open=True),
     Operation("GET", "/livez", "Whether the process answers.", alive, schemas.STATUS, open=True),
@@ -114,7 +120,11 @@ def openapi() -> Schema:
 
 def _described(operation: Operation) -> Schema:
     plain = isinstance(operation.replies, str)
-    content = {str(operation.replies): {}} if plain else {"application/json": {"schema": operation.replies}}
+    content: dict[str, Schema] = (
+        {str(operation.replies): {}} if plain else {"application/json": {"schema": operation.replies}}
+    )
+    if operation.programs:
+        content["application/json"] = {"schema": operation.programs}
     failures = {} if operation.open else FAILURES if operation.body else {c: FAILURES[c] for c in (401, 404, 503)}
     error = {"application/json": {"schema": operation.error}}
     found: dict[str, object] = {

@@ -20,6 +20,7 @@ import uvicorn
 from attar.runtime.errors import SettingsError
 from attar.runtime.server import Settings
 from attar.runtime.server.app import application
+from attar.runtime.server.connections import Connection, raise_limit
 from attar.runtime.server.metrics import Meter
 from attar.runtime.server.models import Models, load_bundles
 
@@ -42,6 +43,7 @@ def run(
     """Serves bundles until a signal; raises what kept them from being loaded."""
     _check_tls(settings)
     _log_to_stderr(settings.log_requests)
+    raise_limit()
     models = Models(Meter(), settings.limits)
     with listen(host, port) as listener:
         # No access log: a query string sent by mistake could hold a text.
@@ -50,6 +52,9 @@ def run(
             log_config=None,
             access_log=False,
             server_header=False,
+            http=Connection,
+            ws="none",
+            proxy_headers=False,
             timeout_graceful_shutdown=SLOW_READERS,
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
@@ -136,7 +141,8 @@ def _log_to_stderr(requests: bool) -> None:
     handler.setFormatter(_Lines())
     for name, level in {
         "attar.server": logging.INFO if requests else logging.WARNING,
-        "uvicorn": logging.WARNING,
+        "uvicorn": logging.ERROR,  # its warnings are of clients that send nonsense, one line each
+        "asyncio": logging.ERROR,
     }.items():
         found = logging.getLogger(name)
         found.handlers, found.propagate = [handler], False
