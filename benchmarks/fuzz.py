@@ -126,7 +126,15 @@ async def described(host: str, port: int, seconds: float, seed: int, folder: Pat
     (folder / "settings.toml").write_text(SETTINGS)
     command = ["-m", "schemathesis.cli", "--config-file", "settings.toml", "run", f"http://{host}:{port}/openapi.json"]
     flags = ["--checks", "all", "--max-time", str(int(seconds)), "--seed", str(seed), "--continue-on-failure"]
-    flags += ["--no-color", "--request-timeout", str(LIMIT), "--suppress-health-check", "all"]
+    flags += [
+        "--no-color",
+        "--request-timeout",
+        str(LIMIT),
+        "--max-response-time",
+        str(LIMIT),
+        "--suppress-health-check",
+        "all",
+    ]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, *flags, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -180,7 +188,7 @@ def main() -> None:
             for line, value in last.items():
                 if line.startswith("attar_requests_total"):
                     codes[re.findall(r'code="(\d+)"', line)[0]] += int(value)
-        found |= {"codes": dict(codes), "log": log.read_text().splitlines()[1:20]}
+            found |= {"codes": dict(codes), "log": log.read_text().splitlines()[1:20]}
     failed = sum(n for code, n in codes.items() if code[0] == "5" and code not in ("503", "504"))
     ok = alive and not failed and not found["connections_wrong"] and not found["witness"]["wrong"] and not found["log"]
     ok = ok and found["witness"]["right"] > 0 and found["schemathesis_status"] == 0 and found["active"] == 0

@@ -81,7 +81,7 @@ def chunks(rng: Random) -> Attack:
     tails = (
         b"zz\r\n", b"-1\r\nx", b"ffffffffffffffffff\r\n", b"5\r\nab\r\n0\r\n\r\n", b"1;" + b"e" * 70_000 + b"\r\nx\r\n",
         b"0\r\n" + b"t: u\r\n" * 5000 + b"\r\n", b"0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n", b"", b"\r\n\r\n",
-        b"1\nx\n0\n\n", b"1\r\n{\r\n" * 3000 + b"0\r\n\r\n", b"0\r\nContent-Length: 5\r\n\r\n", b"0_1\r\nx\r\n0\r\n\r\n",
+        b"1\nx\n0\n\n", b"1\r\n{\r\n" * 3000 + b"0\r\n\r\n", b"0\r\nContent-Length: 5\r\n\r\n", b"0_1\r\nx\r\n",
     )  # fmt: skip
     return Attack("chunks", (post(rng.choice(tails), b"Transfer-Encoding: chunked"),), rng.choice(("read", "half")))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -37,6 +38,7 @@ class Bounded(_Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._bytes, self._since, self._stuck = 0, self.loop.time(), False
+        self._cycles: deque[Any] = deque()
         self._watch = self.loop.call_later(SILENT_SECONDS, self._look)
         if len(self.connections) > limit():
             transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\r\n")
@@ -44,6 +46,9 @@ class Bounded(_Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,6 +65,13 @@ class Bounded(_Protocol):
         if len(self.headers) >= MAX_HEADERS:
             raise ValueError("too many headers")
         super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Of httptools, which tells the last of several pipelined requests alone that the client has left."""
+        super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        self._cycles.append(self.cycle)
 
     def on_response_complete(self) -> None:
         self._bytes, self._since = 0, self.loop.time()
