@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,12 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-extensions", "--disable-background-networking", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
+START = (
+    "import os, sys; read, write = (os.dup(int(fd)) for fd in sys.argv[1:3]);"
+    "os.dup2(read, 3); os.dup2(write, 4); os.set_inheritable(3, True); os.set_inheritable(4, True);"
+    "os.execvp(sys.argv[3], sys.argv[3:])"
+)
+"""The browser reads commands from its descriptor 3 and answers on 4."""
 PATIENCE = 60.0
 """Seconds that the browser has for one command."""
 
@@ -96,14 +103,7 @@ def browsing(name: str, profile: Path) -> Iterator[Page]:
     """A page of a browser with an empty profile."""
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
-    command = [
-        "/bin/sh",
-        "-c",
-        f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}',
-        name,
-        *FLAGS,
-        f"--user-data-dir={profile}",
-    ]
+    command = [sys.executable, "-c", START, str(to_read), str(from_write), name, *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(command, pass_fds=(to_read, from_write), stderr=subprocess.DEVNULL)
     os.close(to_read)
     os.close(from_write)
