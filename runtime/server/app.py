@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from attar.runtime.server.exchange import OneLength, reply
+from attar.runtime.server.exchange import Bodies, reply
 from attar.runtime.server.models import Models
 from attar.runtime.server.operations import OPERATIONS, Operation, wants_page
 from attar.runtime.server.refusals import RefusedError, refusal
@@ -39,7 +39,7 @@ def application(models: Models, key: str | None) -> Starlette:
 
     busiest_first = sorted(OPERATIONS, key=lambda o: o.body is None)  # routes are tried one after another
     routes = [Route(o.path, _guarded(o, models, key), methods=[o.method]) for o in busiest_first]
-    app = Starlette(routes=routes, middleware=[Middleware(OneLength)], exception_handlers={HTTPException: unknown},
+    app = Starlette(routes=routes, middleware=[Middleware(Bodies)], exception_handlers={HTTPException: unknown},
                     lifespan=lifespan)  # fmt: skip
     app.router.redirect_slashes = False  # it would build the address from a Host header of any form
     return app

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attar.runtime.batcher import Answered
 from attar.runtime.errors import DataError
@@ -23,6 +23,8 @@ from attar.runtime.tokenizer import Text
 
 MAX_BODY = 2 << 20
 """Bytes of a request; a larger one is refused with 413."""
+MAX_HELD = 64 << 20
+"""Bytes of all requests that are being read or answered; a further one is refused with 429."""
 BODY_SECONDS = 20.0
 """Seconds that a client may take to send its body; a slower one is refused with 408."""
 WATCH_AFTER = 0.02
@@ -158,18 +160,37 @@ def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
     return Response(as_json(content), status, headers, media_type="application/json")
 
 
-class OneLength:
-    """Around the application: refuses a request with both lengths and closes its connection (RFC 9112, section 6.1).
+class Bodies:
+    """Around the application: a body has one length, and those of all requests at work together have a limit.
 
-    A proxy that believes the other length would take a part of the body for the next client's request.
+    A proxy that believes the other of two lengths would take a part of the body for the next client's request; so the
+    connection is closed (RFC 9112, section 6.1).
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app, self.held = app, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and {b"content-length", b"transfer-encoding"} <= {n for n, _ in scope["headers"]}:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             words = "the request has both Content-Length and Transfer-Encoding; send one of them"
             await reply({"error": words}, 400, {"connection": "close"})(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+            return
+        own = 0
+
+        async def counted() -> Message:
+            nonlocal own
+            message = await receive()
+            size = len(message.get("body", b""))
+            own += size
+            self.held += size
+            if self.held > MAX_HELD:
+                raise RefusedError(429, "too many bytes of requests are being read or answered", "full", 1.0)
+            return message
+
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self.held -= own

@@ -180,6 +180,23 @@ def test_what_waits_for_a_client_that_left_is_not_computed(model: Model, protoco
         assert told('attar_batch_texts_sum{model="tiny"} 2.0\n')
 
 
+def test_the_bodies_of_all_requests_together_are_bounded(
+    model: Model, protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, engine = holding(model)
+    body = json.dumps({"text": "film " * 1000}).encode()
+    request = post(body, b"Content-Length: %d" % len(body), b"Connection: close")
+    monkeypatch.setattr(exchange, "MAX_HELD", 2 * len(body) - 1)
+    with listening(server.create_app(own), protocol) as address:
+        first = connect(address, request)
+        assert engine.entered.wait(20)
+        refused = send(address, request)
+        assert statuses(refused) == [429] and b"retry-after: 1" in refused
+        engine.opened.set()
+        assert statuses(rest(first)) == [200]
+        until(lambda: statuses(send(address, request)) == [200])
+
+
 def test_there_are_only_so_many_connections(model: Model, protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
     with listening(server.create_app(model), protocol) as address:
