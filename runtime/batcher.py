@@ -71,9 +71,16 @@ class Batcher:
         found = (await self.answered(items, timeout)).answers
         return found[0] if single else found
 
-    async def answered(self, texts: Sequence[Text], timeout: float | None = None) -> Answered:
-        """As `submit`, for coroutines."""
+    async def answered(
+        self,
+        texts: Sequence[Text],
+        timeout: float | None = None,
+        watch: Callable[[asyncio.Future[Answered]], None] | None = None,
+    ) -> Answered:
+        """As `submit`, for coroutines; `watch` gets the future, and may cancel it where nobody waits any more."""
         future = asyncio.wrap_future(self.submit(texts, timeout))
+        if watch is not None:
+            watch(future)
         if timeout is None:
             return await future
         try:

@@ -9,12 +9,13 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from attar.runtime.server import guard
-from attar.runtime.server.exchange import reply
+from attar.runtime.server.exchange import Bodies, reply
 from attar.runtime.server.models import Models
 from attar.runtime.server.operations import OPERATIONS, Operation, wants_page
 from attar.runtime.server.refusals import RefusedError
@@ -35,7 +36,10 @@ def application(models: Models, key: str | None) -> Starlette:
 
     busiest_first = sorted(OPERATIONS, key=lambda o: o.body is None)  # routes are tried one after another
     routes = [Route(o.path, _guarded(o, models, key), methods=[o.method]) for o in busiest_first]
-    return Starlette(routes=routes, exception_handlers={HTTPException: unknown}, lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=[Middleware(Bodies)], exception_handlers={HTTPException: unknown},
+                    lifespan=lifespan)  # fmt: skip
+    app.router.redirect_slashes = False  # it would build the address from a Host header of any form
+    return app
 
 
 def _guarded(operation: Operation, models: Models, key: str | None) -> Callable[[Request], Awaitable[Response]]:

@@ -61,7 +61,7 @@ def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
     """The JSON of a body, and the binary tensors behind it."""
     if length is None:
         return body, b""
-    if not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+    if not (length.isascii() and length.isdigit() and len(length) < 20 and int(length) <= len(body)):
         raise RefusedError(400, "Inference-Header-Content-Length is not a length within the body", "bad json")
     return body[: int(length)], body[int(length) :]
 

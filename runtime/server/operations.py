@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +21,18 @@ from attar.runtime.version import __version__
 PAGE = Path(__file__).with_name("page.html")
 FAILURES = {
     400: "Not JSON in UTF-8.", 401: "Without the API key.", 404: "No such model.", 408: "The body came too slowly.",
-    413: "The body is too large.", 422: "Another form than this one.", 429: "The queue is full; see Retry-After.",
+    413: "The body is too large.", 415: "The body is compressed.", 422: "Another form than this one.",
+    429: "The queue is full; see Retry-After.",
     500: "A failure of the server.", 503: "Loading, or about to stop.", 504: "Not answered in time.",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A route: `open` ones need no API key and are answered while models load and while the server drains."""
+    """A route: `open` ones need no API key and are answered while models load and while the server drains.
+
+    `programs`: what those get who do not ask for the page.
+    """
 
     method: str
     path: str
@@ -33,6 +40,7 @@ class Operation:
     handler: Callable[[Models, Request], Awaitable[Response]]
     replies: Schema | str
     body: Schema | None = None
+    programs: Schema | None = None
     open: bool = False
     error: Schema = field(default_factory=lambda: schemas.ERROR)
 
@@ -64,11 +72,23 @@ def wants_page(request: Request) -> bool:
 
 
 async def page(models: Models, request: Request) -> Response:
-    # Nothing but this page's own script and style may run or load, whatever a text or an answer holds.
-    policy = (
-        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    content = PAGE.read_bytes()
+    return Response(content, headers={"content-security-policy": policy(content)}, media_type="text/html")
+
+
+def policy(content: bytes) -> str:
+    """Nothing but a page's own script and style may run or load, whatever a text or an answer holds."""
+    own = {
+        tag: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(found).digest()).decode()}'"
+            for found in re.findall(b"<%b>(.*?)</%b>" % (tag, tag), content, re.DOTALL)
+        )
+        for tag in (b"script", b"style")
+    }
+    return (
+        f"default-src 'none'; connect-src 'self'; img-src data:; script-src {own[b'script']}; "
+        f"style-src {own[b'style']}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return Response(PAGE.read_bytes(), headers={"content-security-policy": policy}, media_type="text/html")
 
 
 async def description(models: Models, request: Request) -> Response:
@@ -76,7 +96,8 @@ async def description(models: Models, request: Request) -> Response:
 
 
 OPERATIONS = (
-    Operation("GET", "/", "For browsers a page to try the models; for programs what they are.", root, "text/html"),
+    Operation("GET", "/", "For browsers a page to try the models; for programs what they are.", root, "text/html",
+              programs=schemas.ABOUT_OR_MODELS),
     Operation("GET", "/docs", "The same page.", page, "text/html", open=True),
     Operation("GET", "/openapi.json", "This description.", description, {"type": "object"}, open=True),
     Operation("GET", "/livez", "Whether the process answers.", alive, schemas.STATUS, open=True),
@@ -114,7 +135,11 @@ def openapi() -> Schema:
 
 def _described(operation: Operation) -> Schema:
     plain = isinstance(operation.replies, str)
-    content = {str(operation.replies): {}} if plain else {"application/json": {"schema": operation.replies}}
+    content: dict[str, Schema] = (
+        {str(operation.replies): {}} if plain else {"application/json": {"schema": operation.replies}}
+    )
+    if operation.programs:
+        content["application/json"] = {"schema": operation.programs}
     failures = {} if operation.open else FAILURES if operation.body else {c: FAILURES[c] for c in (401, 404, 503)}
     error = {"application/json": {"schema": operation.error}}
     found: dict[str, object] = {

@@ -26,6 +26,7 @@ from attar.runtime.errors import SettingsError
 from attar.runtime.model import load
 from attar.runtime.server import Settings
 from attar.runtime.server.app import application
+from attar.runtime.server.connections import Connection, raise_limit
 from attar.runtime.server.metrics import Meter, exposition
 from attar.runtime.server.models import Models, Served, find_bundles
 from attar.runtime.server.setup import check_tls, listen, log_to_stderr
@@ -59,6 +60,7 @@ def run(
         raise SettingsError("options of the task are for a single bundle; serve this one alone")
     settings = replace(settings, warm_up=settings.warm_up / len(bundles))
     log_to_stderr(settings.log_requests)
+    raise_limit()
     with listen(host, port) as listener:
         shown, bound = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
         secure = "s" if settings.ssl_certfile else ""
@@ -144,6 +146,9 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            http=Connection,
+            ws="none",
+            proxy_headers=False,
             timeout_graceful_shutdown=SLOW_READERS,
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,

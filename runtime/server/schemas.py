@@ -21,7 +21,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 def problem(value: Any, schema: Schema, where: str = "the body") -> str | None:
     """What is wrong with a value, without quoting it; None: nothing.
 
-    Knows the keywords that the schemas of this file use: type, enum, anyOf, minimum, properties, required,
+    Knows the keywords that the schemas of this file use: type, enum, anyOf, minimum, maximum, properties, required,
     additionalProperties (false), items, minItems, maxItems. `anyOf` comes with a `description`, which the message is.
     """
     if "anyOf" in schema:
@@ -33,8 +33,10 @@ def problem(value: Any, schema: Schema, where: str = "the body") -> str | None:
             return f"{where} must be {words}"
     if "enum" in schema and value not in schema["enum"]:
         return f"{where} must be one of {', '.join(map(str, schema['enum']))}"
-    if "minimum" in schema and not (value >= schema["minimum"] and math.isfinite(value)):
+    if "minimum" in schema and not value >= schema["minimum"]:
         return f"{where} must be at least {schema['minimum']}"
+    if "maximum" in schema and not value <= schema["maximum"]:
+        return f"{where} must be at most {schema['maximum']}"
     if isinstance(value, dict):
         return _object_problem(value, schema, where)
     return _array_problem(value, schema, where) if isinstance(value, list) else None
@@ -107,6 +109,7 @@ ABOUT = _object(
     "name", "task", "inputs", "labels", "limits", "engine", example=_ABOUT_EXAMPLE,
 )  # fmt: skip
 MODELS = _object({"models": _list(ABOUT)}, "models", example={"models": [_ABOUT_EXAMPLE]})
+ABOUT_OR_MODELS: Schema = {"anyOf": [ABOUT, MODELS], "description": "the only model, or all of them"}
 STATUS = _object({"status": STRING}, "status", example={"status": "ready"})
 
 # The Open Inference Protocol, version 2 (open-inference-protocol, specification/protocol/inference_rest.md), and the
@@ -127,7 +130,7 @@ INFER = _object(
         "id": STRING,
         "parameters": _object(
             {
-                "timeout": {"type": "integer", "minimum": 0, "description": "microseconds"},
+                "timeout": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "description": "microseconds"},
                 "binary_data_output": YES,
             }
         ),

@@ -34,7 +34,8 @@ def log_to_stderr(requests: bool) -> None:
     handler.setFormatter(_Lines())
     for name, level in {
         "attar.server": logging.INFO if requests else logging.WARNING,
-        "uvicorn": logging.WARNING,
+        "uvicorn": logging.ERROR,  # its warnings are of clients that send nonsense, one line each
+        "asyncio": logging.ERROR,
     }.items():
         found = logging.getLogger(name)
         found.handlers, found.propagate = [handler], False

@@ -16,6 +16,14 @@ import httpx
 
 from attar.runtime.model import Model
 
+KINDS = ("pairs", "multi-label", "regression", "token-classification", "question-answering", "embeddings", "multi-task")
+TEXT, PAIR = "The film was charming and dull", ("What was it?", "The film was charming")
+
+
+def example(models: Mapping[str, Model], kind: str) -> Any:
+    """An input of the model of a kind."""
+    return PAIR if models[kind].task.pairs else TEXT
+
 
 def ask(app: Any, method: str, path: str, **arguments: Any) -> httpx.Response:
     """One request to an application."""
