@@ -92,7 +92,7 @@ def test_bench_of_two_bundles(pair: tuple[Path, Path]) -> None:
     for key in ("speedup_p50", "speedup_throughput"):
         assert 0 < record[key]["low"] <= record[key]["ratio"] <= record[key]["high"]
     assert [s["name"] for s in record["systems"]] == ["ours", "base", "base#3"]
-    assert {"name", "kind", "p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "batch"} == set(record["systems"][0])
+    assert {"name", "kind", "p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "batch"} < set(record["systems"][0])
     assert [(r["name"], r["metric"], r["rounds"]) for r in record["ratios"]] == [
         (name, metric, 3) for name in ("base", "base#3") for metric in ("p50", "throughput")
     ]
@@ -155,7 +155,7 @@ class Loud:
 sys.exit(serve(Loud))
 """
     requests = [{"op": "tune", "texts": []}, {"op": "load"}]
-    requests += [{"op": op, "texts": ["t", "u"]} for op in ("tune", "latency", "throughput")]
+    requests += [{"op": op, "texts": ["t", "u"], "seconds": 0.2} for op in ("tune", "latency", "throughput")]
     requests += [{"op": "evaluate", "texts": ["t", "u"], "labels": labels} for labels in (["x", "y"], ["x", "z"])]
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -166,10 +166,11 @@ sys.exit(serve(Loud))
     )
     early, loaded, tuned, single, whole, found, other, end = map(json.loads, done.stdout.splitlines())
     assert early == {"error": "the first request must be load"}
-    assert loaded == {"kind": "loud"}
+    assert loaded["kind"] == "loud"
+    assert loaded["task"] == {"kind": "text-classification", "heads": [[2, "classes"]], "labels": ["x", "y"]}
     assert tuned["batch"] in (1, 2)
-    assert len(single["ns"]) == 2
-    assert whole["texts"] % 2 == 0 and whole["seconds"] >= 0.25
+    assert len(single["ns"]) == len(single["busy"]) == 2
+    assert whole["texts"] % 2 == 0 and whole["seconds"] >= 0.2
     assert (found, end) == ({"points": {"accuracy": 50.0}}, {})
     assert "label 'z' was never seen in training" in other["note"]
     assert "from C" in done.stderr
