@@ -50,6 +50,15 @@ class Point:
     kept: bool = True
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A line through points (x, y) in their order; `dots` marks each of them."""
+
+    mark: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+
+
 def _styled(draw: Callable[_P, str]) -> Callable[_P, str]:
     """Draw with our settings alone: whatever the user's matplotlibrc says, and leaving no trace in it.
 
@@ -164,6 +173,33 @@ def speedups(rows: Sequence[tuple[str, float, float, float]], label: str) -> str
     axes.yaxis.set_visible(False)
     axes.tick_params(colors=_MUTED, length=0)
     return _svg(figure, "speedups", label)
+
+
+@_styled
+def curves(lines: Sequence[Curve], across: str, upward: str, name: str, label: str) -> str:
+    """Lines through points (x, y) with x on a scale of decades where it needs one, the first in the page's accent.
+
+    A line of one point is a dot. `across` and `upward` name the axes, `name` is the picture's own on its page.
+    """
+    drawn = [curve for curve in lines if curve.points]
+    if not drawn:
+        return ""
+    figure, axes = _figure(2.9)
+    xs = [x for curve in drawn for x, _ in curve.points]
+    _log_axis(axes, min(xs), max(xs))
+    for number, curve in enumerate(drawn):
+        color = _ACCENT if number == 0 else _MUTED
+        style = (0, (1 + 2 * number, number)) if number else "-"  # colour is not the only sign
+        marker = "o" if curve.dots or len(curve.points) == 1 else None
+        axes.plot(*zip(*curve.points, strict=True), color=color, linewidth=1.6, linestyle=style, marker=marker)
+        _write(axes, curve.mark, curve.points[-1], (0, 7), ha="center", weight="bold")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(across, color=_MUTED)
+    axes.set_ylabel(upward, color=_MUTED)
+    axes.grid(color=_LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_MUTED, length=0)
+    return _svg(figure, name, label)
 
 
 def _figure(height: float) -> "tuple[Figure, Axes]":
