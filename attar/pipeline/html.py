@@ -221,6 +221,8 @@ def _bench(report: "Report") -> str:
     if overhead := report.get("overhead"):
         spread = f"{overhead['ratio']:.3f}× ({overhead['low']:.3f}–{overhead['high']:.3f})"
         ratios.append(f"<p>{spread} the time of the bare engine: what attar itself costs.</p>")
+    if known := bench.get("certificate"):
+        ratios.append(f"<p>machine {safe(known['verdict'])}: {safe(known['why'])}</p>")
     how = f'<p class="quiet">{safe(bench["how"])}</p>'
     return "\n".join(["<h2>Benchmark</h2>", table(head, rows), *ratios, how])
 

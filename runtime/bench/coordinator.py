@@ -199,10 +199,11 @@ def _accuracy(
 
 
 def _how(rounds: int, single: int, plan: Plan) -> str:
+    looks = f" (over {len(plan.looks)} looks at them)" if len(plan.looks) > 1 else ""
     clock = "processor time, which other work does not lengthen" if plan.processor else "wall time"
     return (
         f"{rounds} interleaved rounds in alternating order, each system in its own process with the same "
         f"number of threads and tuned batches, text in to answer out; p50 over {single} single texts a round; "
-        f"ratios are trimmed means of per-round ratios of {clock}, with a 95 % t interval; percentiles and texts/s "
-        "are of wall time."
+        f"ratios are trimmed means of per-round ratios of {clock}, with a 95 % t interval{looks}; percentiles "
+        "and texts/s are of wall time."
     )

@@ -26,7 +26,7 @@ WIDE = 0.025
 FEWEST = 5
 """Rounds below which a machine is not judged."""
 LOOKS = (9, 18, 36, 72)
-"""Numbers of rounds after which a run without a fixed number asks whether its certificate is narrow enough."""
+"""Numbers of rounds after which a run without a fixed number asks whether it is settled."""
 
 
 def trimmed(ratios: Sequence[float], confidence: float = 0.95) -> Ratio:
@@ -76,6 +76,16 @@ def verdict(ratio: Ratio) -> str:
     return "slower" if ratio.high < 1 / (1 + TOLERANCE) else "no difference"
 
 
+def wide(ratio: Ratio) -> bool:
+    """Whether an interval is too wide to judge by."""
+    return math.log(ratio.high / ratio.low) / 2 > WIDE
+
+
+def settled(ratio: Ratio) -> bool:
+    """Whether no more rounds are needed: a difference is found, or the interval is narrow enough to deny it."""
+    return verdict(ratio) != "no difference" or not wide(ratio)
+
+
 @dataclass(frozen=True)
 class Certificate:
     """The bundle against itself, by metric: whether differences of 5 % can be told on this machine, now.
@@ -106,8 +116,3 @@ def certify(ratios: dict[str, Ratio]) -> Certificate:
         if wide(ratio):
             return Certificate(ratios, "noisy", f"{apart} is too wide to tell 5 %")
     return Certificate(ratios, "quiet", "the bundle against itself: no difference")
-
-
-def wide(ratio: Ratio) -> bool:
-    """Whether an interval is too wide to judge by."""
-    return math.log(ratio.high / ratio.low) / 2 > WIDE

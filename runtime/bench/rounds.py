@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from attar.runtime.bench.client import Worker
-from attar.runtime.bench.decide import LOOKS, Certificate, certify, trimmed
+from attar.runtime.bench.decide import LOOKS, Certificate, certify, settled, trimmed
 from attar.runtime.bench.histogram import Histogram
 from attar.runtime.bench.paired import Ratio
 from attar.runtime.bench.usage import Meter
@@ -23,9 +23,10 @@ Progress = Callable[[str], None]
 class Plan:
     """How much is measured.
 
-    `rounds`: that many; None: until the certificate is narrow enough, 9 to 72, at a confidence that allows for having
-    looked several times (Bonferroni). `singles`: texts answered one by one in a round. `seconds`: of a measurement of
-    throughput, at least. `pause`: seconds before a measurement, in which idle threads of the others stop spinning.
+    `rounds`: that many; None: 9 to 72, until the certificate is narrow enough and every ratio settled, at a confidence
+    that allows for having looked several times (Bonferroni). `singles`: texts answered one by one in a round.
+    `seconds`: of a measurement of throughput, at least. `pause`: seconds before a measurement, in which idle threads of
+    the others stop spinning.
     `processor`: ratios are of the processor's time, which other work does not lengthen; else of wall time.
     """
 
@@ -83,7 +84,8 @@ def measure(
             for runner in order:
                 throughput(runner, texts, plan, meters)
         found = certify(ratios(runners[0], runners[1], plan))
-        if not found.noisy:
+        values = [ratio for other in runners[2:] for ratio in ratios(runners[0], other, plan).values()]
+        if not found.noisy and all(settled(ratio) for ratio in values):
             break
     return found
 

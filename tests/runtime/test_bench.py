@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,17 @@ from attar.runtime.bench.client import module_for
 from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
 from attar.runtime.bench.paired import compare, compare_each, summarize, t95
+from attar.runtime.bench.rounds import Plan
 from attar.runtime.bench.texts import TEXTS
 from attar.runtime.errors import AttarError, DataError, SettingsError
 from attar.runtime.model import load
 from tests.fixtures_bundle import LABELS, WORDS, make_tiny_bundle, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly any time is spent on measuring: nothing is asserted on it."""
+    monkeypatch.setattr("attar.runtime.bench.coordinator.Plan", partial(Plan, seconds=0.01, pause=0.0))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attar.runtime.bench.decide import Certificate, certify, t_point, trimmed, verdict
+from attar.runtime.bench.decide import Certificate, certify, settled, t_point, trimmed, verdict
 from attar.runtime.bench.histogram import Histogram
 from attar.runtime.bench.paired import Ratio, summarize
 from attar.runtime.bench.rounds import Plan
@@ -76,6 +76,11 @@ def test_a_difference_is_found_beyond_one_per_cent_alone() -> None:
     assert verdict(Ratio(0.95, 0.92, 0.98, 9)) == "slower"
     assert verdict(Ratio(1.02, 1.005, 1.035, 9)) == "no difference"
     assert verdict(Ratio(0.995, 0.9925, 0.999, 9)) == "no difference"
+
+
+def test_rounds_go_on_while_a_ratio_could_be_either() -> None:
+    assert settled(Ratio(1.0, 0.98, 1.02, 9)) and settled(Ratio(20.0, 15.0, 25.0, 9))
+    assert not settled(Ratio(1.06, 1.0, 1.12, 9))
 
 
 def judged(low: float, high: float, rounds: int = 9) -> Certificate:

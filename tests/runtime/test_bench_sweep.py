@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attar.runtime.bench.rounds import Plan
 from attar.runtime.bench.same import refuse_another_task
 from attar.runtime.bench.sweep import Sweep, read_sweep, sweep
 from attar.runtime.errors import AttarError, DataError, SettingsError
@@ -47,6 +49,7 @@ def test_what_cannot_be_varied_is_refused(given: str, said: str) -> None:
 
 def test_every_point_has_every_system_and_texts_of_its_length(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attar.runtime.bench.sweep.SECONDS", 0.01)
+    monkeypatch.setattr("attar.runtime.bench.sweep.Plan", partial(Plan, pause=0.0))
     over = Sweep(batches=(3,), lengths=(4, 9), threads=(1,))
     # Every word is one token, and [CLS] another.
     found = sweep(bundle, [bundle], ["a good film", "the dull film"], over, rounds=2)
