@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attar.runtime.bench.client import Subject, module_for, subject
 from attar.runtime.errors import MissingExtraError, SettingsError
 from attar.runtime.tasks.base import shortened
+
+if TYPE_CHECKING:
+    from attar.distill.student import Student
 
 MODES = {"torch": "eager", "torch-compile": "compile", "torch-bf16": "bf16"}
 NAMES = (*MODES, "onnx")
@@ -55,15 +59,20 @@ def _teacher(folder: Path, name: str, max_length: int, scratch: Path) -> Subject
 
 def exported(folder: Path, max_length: int, target: Path) -> Path:
     """The teacher's plain fp32 export as a bundle, which reads `max_length` tokens."""
-    from attar.export.bundle import manifest
     from attar.export.onnx.plain import plain_files
     from attar.pipeline.outside import load_any
-    from attar.runtime.bundle import write_bundle
 
     student = load_any(folder)
     student = replace(student, task=shortened(student.task, max_length))
-    files = plain_files(folder, student.task)
-    contents = {**files, "tokenizer.json": student.tokenizer, "golden.json": b'{"texts":[],"outputs":[]}'}
     target.mkdir(parents=True, exist_ok=True)
-    write_bundle(target / "bundle", manifest(student, "fp32", model=files["model.onnx"]), contents)
+    write_plain(student, plain_files(folder, student.task), "fp32", target / "bundle")
     return target / "bundle"
+
+
+def write_plain(student: Student, model: Mapping[str, bytes], name: str, target: Path) -> None:
+    """A teacher's plain graph as a bundle to measure: there is nothing to prove, hence no golden inputs."""
+    from attar.export.bundle import manifest
+    from attar.runtime.bundle import write_bundle
+
+    contents = {**model, "tokenizer.json": student.tokenizer, "golden.json": b'{"texts":[],"outputs":[]}'}
+    write_bundle(target, manifest(student, name, model=model["model.onnx"]), contents)

@@ -7,8 +7,7 @@ from string import ascii_uppercase
 
 from attar.pipeline import charts
 from attar.pipeline.charts import Curve, Point
-from attar.pipeline.markup import cells, decimal, definitions, heading, safe, table
-from attar.pipeline.style import CSS
+from attar.pipeline.markup import cells, decimal, definitions, heading, page, safe, table
 from attar.runtime.bench.decide import Certificate
 from attar.runtime.bench.result import HEADINGS, BenchResult
 from attar.runtime.bench.sweep import Cell, SweepResult
@@ -64,7 +63,8 @@ def _drawn(result: BenchResult) -> list[tuple[str, str, str]]:
     measure = "" if result.accuracy is None else str(result.accuracy["measure"])
     ratios = [(f"{r.metric} against {r.name}", r.value.ratio, r.value.low, r.value.high) for r in result.ratios]
     spread = charts.curves(latency, "latency, ms", "share of calls, %", "cdf", f"Share of calls by latency: {key}")
-    rates = charts.curves(both, "p50 latency, ms", "texts/s", "rates", f"Throughput by p50 latency: {key}")
+    said = f"Throughput by p50 latency: {key}"
+    rates = charts.curves(both, "p50 latency, ms", "texts/s", "rates", said, decades=True)
     return [
         ("Latency of single texts", f"share of calls that took no longer; {key}", spread),
         ("Throughput and latency", f"texts/s with tuned batches, p50 of single texts; {key}", rates),
@@ -95,7 +95,8 @@ def _fronts(found: Sequence[Cell]) -> Iterator[tuple[str, str, str]]:
         ]
         key = ", ".join(f"{line.mark} {name}" for line, name in zip(lines, names, strict=False))
         title = f"{tokens} tokens, {threads} threads, {engine}"
-        svg = charts.curves(lines, "ms a batch", "texts/s", f"front-{number}", f"Throughput by latency, {title}: {key}")
+        said = f"Throughput by latency, {title}: {key}"
+        svg = charts.curves(lines, "ms a batch", "texts/s", f"front-{number}", said, decades=True)
         yield title, f"throughput against the latency of a batch; {key}", svg
 
 
@@ -122,9 +123,4 @@ def _name(text: str) -> str:
 
 def _page(title: str, body: str) -> str:
     facts = definitions([(name, str(value)) for name, value in machine().items()])
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n<h1>{safe(title)}</h1>\n"
-        f"{body}\n<h2>Machine</h2>\n{facts}\n</main>\n</body>\n</html>\n"
-    )
+    return page(title, f"<h1>{safe(title)}</h1>\n{body}\n<h2>Machine</h2>\n{facts}")

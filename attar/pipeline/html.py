@@ -14,10 +14,10 @@ from attar.pipeline.markup import (
     interval,
     megabytes,
     millions,
+    page,
     safe,
     table,
 )
-from attar.pipeline.style import CSS
 
 if TYPE_CHECKING:
     from attar.pipeline.report import Report, StageInfo
@@ -32,12 +32,7 @@ def render(report: "Report") -> str:
     parts = [_header(report, title), _cards(report), _stages(report), _charts(report), _gate(report)]
     parts += [_measures(report), _bench(report), _facts(report), _recipe(report)]
     body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return page(title, body)
 
 
 def _header(report: "Report", title: str) -> str:

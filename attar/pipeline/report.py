@@ -260,7 +260,7 @@ def _bench(report: Report) -> str:
         who = f"{_clean(ratio['metric'], 20)} against {_clean(ratio['name'], 40)}"
         lines.append(f"{against} {who}, {ratio['rounds']} rounds")
     if known := bench.get("certificate"):
-        lines += textwrap.wrap(f"machine {known['verdict']}: {_clean(known['why'], 200)}", _WIDTH)
+        lines += textwrap.wrap(_clean(f"machine {known['verdict']}: {known['why']}", 200), _WIDTH)
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -127,3 +128,28 @@ def test_energy_and_memory_are_read_or_said_to_be_unreadable(tmp_path: Path, mon
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/status").write_text("Name:\tpython\nVmHWM:\t    1000 kB\n")
     assert peak_mb(tmp_path) == pytest.approx(1.024)
+
+
+class StandIn:
+    """NVML with two GPUs, the first of which does not tell its energy."""
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802  NVML's own names
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, number: int, device: Any) -> int:  # noqa: N802
+        device._obj.value = 100 + number
+        return 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: Any, energy: Any) -> int:  # noqa: N802
+        energy._obj.value = 7
+        return 0 if device.value == 101 else 3
+
+
+def test_a_gpu_that_tells_its_energy_is_a_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.runtime.bench.usage.ctypes.CDLL", lambda _: StandIn())
+    (only,), why = meters(tmp_path)
+    assert (only.name, only.read(), why) == ("GPU 1", 7000, "")
