@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attar.runtime.bench.result import BenchResult
+    from attar.runtime.bench.sweep import SweepResult
     from attar.runtime.data import Examples
     from attar.runtime.tasks.base import Task
     from attar.runtime.tokenizer import Text
 
+TOO_NOISY = 3
+"""The exit code where the bundle differs from itself, or could by 5 %: the figures are printed, and marked."""
 HELP = "Measure a bundle against baselines: a table, or with --json one JSON line."
 EXAMPLE = "attar bench build/sentiment/bundle --against path/to/teacher --data test.csv"
 
@@ -29,36 +35,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a baseline: a Hugging Face model folder or another bundle; may be repeated",
     )
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="how the Hugging Face folders of --against are run: torch (fp32 eager, the default), torch-compile, "
+        "torch-bf16, or onnx: the fastest settings of ONNX Runtime on their plain fp32 export; may be repeated. A "
+        "missing package is refused before anything is measured",
+    )
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        metavar="NAME=VALUES",
+        help="throughput at every combination of batch=1,8 length=16,64 (tokens) threads=1,2 engine=onnx,cuda instead",
+    )
     parser.add_argument("--data", type=Path, metavar="FILE", help="texts to measure with (default: built-in sentences)")
     parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
     parser.add_argument("--label-column", metavar="NAME", help="the label column of --data; with labels, accuracy too")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="interleaved rounds (default: 9)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="interleaved rounds (default: 9, and up to 72 until the bundle differs from itself by chance alone; with "
+        "--sweep 9 at each point)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each system (default: the usable cores)")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a page with pictures too, such as report.html"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from attar.cli.predict import check_form
+    from attar.pipeline.baselines import baselines
     from attar.runtime.bench.coordinator import bench
-    from attar.runtime.bench.texts import TEXTS, pairs
+    from attar.runtime.bench.sweep import read_sweep, sweep
     from attar.runtime.bundle import Bundle
     from attar.runtime.errors import SettingsError
 
     task = Bundle.read(args.bundle).manifest.task
-    texts: Sequence[Text] = pairs() if task.pairs else TEXTS
-    labels: Sequence[Any] | None = None
+    if args.sweep is not None and args.threads is not None:
+        raise SettingsError("with --sweep the threads are one of its axes: say threads=N there")
+    over = None if args.sweep is None else read_sweep(args.sweep)
+    _check_report(args.report)
+    texts, labels = _given(task, args)
+    found: BenchResult | SweepResult
+    with tempfile.TemporaryDirectory() as scratch:
+        against = baselines(args.against, args.baseline, task.max_length, Path(scratch))
+        if over is not None:
+            found = sweep(args.bundle, against, texts, over, args.rounds, _progress)
+        else:
+            found = bench(args.bundle, against, texts, labels, args.rounds, args.threads, _progress)
+    if args.report is not None:
+        _write_report(args.report, found)
+    print(json.dumps(found.to_json()) if args.json else found.table(), flush=True)
+    if found.noisy:
+        _progress("the machine is too noisy to judge: the figures are marked; stop other work, or try --threads 1")
+    return TOO_NOISY if found.noisy else 0
+
+
+def _given(task: Task, args: argparse.Namespace) -> tuple[Sequence[Text], Sequence[Any] | None]:
+    """The texts and labels of --data, or the built-in sentences."""
+    from attar.cli.predict import check_form
+    from attar.runtime.bench.texts import TEXTS, pairs
+    from attar.runtime.errors import SettingsError
+
     if args.data is not None:
         examples = _read(task, args)
         check_form(task, examples, task.inputs(examples.texts))
-        texts, labels = examples.texts, examples.labels
-    elif args.text_column is not None or args.label_column is not None:
+        return examples.texts, examples.labels
+    if args.text_column is not None or args.label_column is not None:
         raise SettingsError("--text-column and --label-column name columns of --data, which is missing")
-    result = bench(
-        args.bundle, args.against, texts, labels, rounds=args.rounds, threads=args.threads, progress=_progress
-    )
-    print(json.dumps(result.to_json()) if args.json else result.table(), flush=True)
-    return 0
+    return pairs() if task.pairs else TEXTS, None
+
+
+def _check_report(path: Path | None) -> None:
+    """Refuses a page that could not be drawn or written before minutes are spent."""
+    from attar.runtime.errors import MissingExtraError, SettingsError
+
+    if path is None:
+        return
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "train")
+    if not path.parent.is_dir() or path.is_dir():
+        raise SettingsError(f"--report {path}: name a file in a folder that exists")
+
+
+def _write_report(path: Path, found: BenchResult | SweepResult) -> None:
+    from attar.pipeline.bench_page import bench_page, sweep_page
+    from attar.pipeline.report import write_texts
+    from attar.runtime.bench.result import BenchResult
+
+    page = bench_page(found) if isinstance(found, BenchResult) else sweep_page(found)
+    write_texts({path.name: page}, path.parent)
 
 
 def _read(task: Task, args: argparse.Namespace) -> Examples:

@@ -13,6 +13,7 @@ from attar.runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Placeholder colours that matplotlib can draw with; in the SVG they become the page's CSS variables.
@@ -48,6 +49,15 @@ class Point:
     p50_ms: float | None
     score: float | None
     kept: bool = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line through points (x, y) in their order; `dots` marks each of them."""
+
+    mark: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
 
 
 def _styled(draw: Callable[_P, str]) -> Callable[_P, str]:
@@ -166,6 +176,41 @@ def speedups(rows: Sequence[tuple[str, float, float, float]], label: str) -> str
     return _svg(figure, "speedups", label)
 
 
+@_styled
+def curves(lines: Sequence[Curve], across: str, upward: str, name: str, label: str, *, decades: bool = False) -> str:
+    """Lines through points (x, y) with x on a scale of decades where it needs one, the first in the page's accent.
+
+    A line of one point is a dot. `across` and `upward` name the axes, `name` is the picture's own on its page;
+    `decades`: y has such a scale too, else it begins at 0.
+    """
+    drawn = [curve for curve in lines if curve.points]
+    if not drawn:
+        return ""
+    figure, axes = _figure(2.9)
+    xs = [x for curve in drawn for x, _ in curve.points]
+    _log_axis(axes, min(xs), max(xs))
+    for number, curve in enumerate(drawn):
+        color = _ACCENT if number == 0 else _MUTED
+        style = (0, (1 + 2 * number, number)) if number else "-"  # colour is not the only sign
+        marker = "o" if curve.dots or len(curve.points) == 1 else None
+        axes.plot(*zip(*curve.points, strict=True), color=color, linewidth=1.6, linestyle=style, marker=marker)
+    if decades:
+        axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
+    else:
+        axes.set_ylim(bottom=0)
+    ends = [tuple(map(float, axes.transData.transform(curve.points[-1]))) for curve in drawn]
+    scale = figure.dpi / 72
+    for curve, offset in zip(drawn, _offsets([(a / scale, b / scale) for a, b in ends]), strict=True):
+        _write(axes, curve.mark, curve.points[-1], offset, ha="center", weight="bold")
+    axes.set_xlabel(across, color=_MUTED)
+    axes.set_ylabel(upward, color=_MUTED)
+    axes.grid(color=_LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_MUTED, length=0)
+    return _svg(figure, name, label)
+
+
 def _figure(height: float) -> "tuple[Figure, Axes]":
     """One bare pair of axes, without pyplot and its global state."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -181,17 +226,22 @@ def _figure(height: float) -> "tuple[Figure, Axes]":
 
 
 def _log_axis(axes: "Axes", low: float, high: float) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     if high < 4 * low:
         pad = max(high - low, 0.05 * high) * 0.15
         axes.set_xlim(low - pad, high + pad)
         return
     axes.set_xscale("log")
     axes.set_xlim(low / 1.35, high * 1.35)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _plain_numbers(axes.xaxis)
+
+
+def _plain_numbers(axis: "Axis") -> None:
+    """Marks 1, 2, 5, 10 and so on a scale of decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _color(point: Point) -> str:

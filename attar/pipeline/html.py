@@ -14,10 +14,10 @@ from attar.pipeline.markup import (
     interval,
     megabytes,
     millions,
+    page,
     safe,
     table,
 )
-from attar.pipeline.style import CSS
 
 if TYPE_CHECKING:
     from attar.pipeline.report import Report, StageInfo
@@ -32,12 +32,7 @@ def render(report: "Report") -> str:
     parts = [_header(report, title), _cards(report), _stages(report), _charts(report), _gate(report)]
     parts += [_measures(report), _bench(report), _facts(report), _recipe(report)]
     body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return page(title, body)
 
 
 def _header(report: "Report", title: str) -> str:
@@ -221,6 +216,8 @@ def _bench(report: "Report") -> str:
     if overhead := report.get("overhead"):
         spread = f"{overhead['ratio']:.3f}× ({overhead['low']:.3f}–{overhead['high']:.3f})"
         ratios.append(f"<p>{spread} the time of the bare engine: what attar itself costs.</p>")
+    if known := bench.get("certificate"):
+        ratios.append(f"<p>machine {safe(known['verdict'])}: {safe(known['why'])}</p>")
     how = f'<p class="quiet">{safe(bench["how"])}</p>'
     return "\n".join(["<h2>Benchmark</h2>", table(head, rows), *ratios, how])
 

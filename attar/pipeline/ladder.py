@@ -15,11 +15,11 @@ from attar.distill import processes
 from attar.distill.device import CPU
 from attar.pipeline import charts
 from attar.pipeline.markup import cells, decimal, heading, safe, table
+from attar.pipeline.markup import page as whole
 from attar.pipeline.progress import Console
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report, write_texts
 from attar.pipeline.run import Run
-from attar.pipeline.style import CSS
 from attar.runtime.errors import AttarError, SettingsError
 
 
@@ -177,11 +177,9 @@ def page(record: dict[str, Any]) -> str:
     grid = "<h2>Pictures</h2>\n" + "\n".join(
         f'<div class="charts">\n{"".join(pair)}\n</div>' for pair in (pictures[:2], pictures[2:])
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Ladder</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n<h1>Ladder</h1>\n"
-        f'<p class="quiet">Students of {safe(teacher["name"])} ({teacher["test"]:.2f}). '
+    return whole(
+        "Ladder",
+        f'<h1>Ladder</h1>\n<p class="quiet">Students of {safe(teacher["name"])} ({teacher["test"]:.2f}). '
         f"Hollow, without *: another is better in every way. {safe(marks)}.</p>\n"
-        f"{table(heading(lines[0][:1], lines[0][1:]), body)}\n{grid}\n</main>\n</body>\n</html>\n"
+        f"{table(heading(lines[0][:1], lines[0][1:]), body)}\n{grid}",
     )

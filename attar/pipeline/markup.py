@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from attar.pipeline.style import CSS
+
 if TYPE_CHECKING:
     from attar.pipeline.report import Interval
 
@@ -11,6 +13,16 @@ if TYPE_CHECKING:
 def safe(text: object) -> str:
     """The text with nothing left in it that HTML would take for markup."""
     return escape(str(text), quote=True)
+
+
+def page(title: str, body: str) -> str:
+    """A whole page that makes no request."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{safe(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 def heading(texts: Iterable[str], numbers: Iterable[str]) -> str:

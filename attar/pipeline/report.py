@@ -128,12 +128,20 @@ class RatioInfo(Interval):
     rounds: int
 
 
+class CertificateInfo(TypedDict):
+    """Whether the machine was quiet enough to measure on."""
+
+    verdict: str
+    why: str
+
+
 class BenchInfo(TypedDict):
     """The benchmark and how it was run."""
 
     systems: list[SystemInfo]
     ratios: list[RatioInfo]
     how: str
+    certificate: NotRequired[CertificateInfo]
 
 
 class ParityInfo(TypedDict):
@@ -251,6 +259,8 @@ def _bench(report: Report) -> str:
         against = f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]"
         who = f"{_clean(ratio['metric'], 20)} against {_clean(ratio['name'], 40)}"
         lines.append(f"{against} {who}, {ratio['rounds']} rounds")
+    if known := bench.get("certificate"):
+        lines += textwrap.wrap(_clean(f"machine {known['verdict']}: {known['why']}", 200), _WIDTH)
     return "\n".join(lines)
 
 

@@ -24,8 +24,9 @@ from attar.distill.finetune import finetune, local_folder
 from attar.distill.importers import check_family
 from attar.distill.student import Student
 from attar.distill.teacher import Teacher
-from attar.export.bundle import describe, in_memory, manifest
+from attar.export.bundle import describe, in_memory
 from attar.export.onnx.plain import plain_files
+from attar.pipeline.baselines import write_plain
 from attar.pipeline.data import named_splits, read_data
 from attar.pipeline.fit import check_labels, cut_at, fitting
 from attar.pipeline.progress import Console
@@ -41,7 +42,7 @@ from attar.pipeline.teachers import ensemble_of
 from attar.runtime import metrics
 from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
-from attar.runtime.bundle import Bundle, write_bundle
+from attar.runtime.bundle import Bundle
 from attar.runtime.cpu import machine
 from attar.runtime.errors import DataError, GateError, SettingsError
 from attar.runtime.model import Model, load
@@ -163,12 +164,7 @@ class Run:
             model = plain_files(folder, self.task)
             bare = in_memory(student, model=model)
             found["p50_ms"] = round(single_ms(bare, s.dev.texts), 4)
-            files = {
-                **model,
-                "tokenizer.json": student.tokenizer,
-                "golden.json": b'{"texts":[],"outputs":[]}',
-            }
-            write_bundle(part / "teacher-onnx", manifest(student, "teacher fp32", model=files["model.onnx"]), files)
+            write_plain(student, model, "teacher fp32", part / "teacher-onnx")
             return found
 
         key = key_of(self.teacher_key, s.dev.digest(), s.test.digest(), outside.digest(), self.task.to_json())

@@ -8,14 +8,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from attar.runtime.bundle import MANIFEST, is_bundle
-from attar.runtime.errors import AttarError, SettingsError
-from attar.runtime.tokenizer import Text
+from attar.runtime.errors import AttarError, MissingExtraError, SettingsError
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -31,15 +32,41 @@ def module_for(path: Path) -> str:
     )
 
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A system that is to be measured: its name, the module that is its worker, and that module's arguments.
+
+    `size_mb` is what is deployed of it: all files of a bundle, the weights of a Hugging Face folder.
+    """
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    size_mb: float | None = None
+
+
+def subject(path: Path, name: str, max_length: int, arguments: Sequence[str] = ()) -> Subject:
+    """A bundle, or a Hugging Face folder that is to read `max_length` tokens, as users have them."""
+    module = module_for(path)
+    if module.startswith("attar.runtime"):
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e6
+        return Subject(name, module, (str(path), *arguments), size)
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "bench")
+    size = sum(file.stat().st_size for pattern in WEIGHTS for file in path.glob(pattern)) / 1e6
+    return Subject(name, module, (str(path), "--max-length", str(max_length), *arguments), size or None)
+
+
 class Worker:
     """A system in a process of its own, as a context manager; an error there is an `AttarError` here."""
 
-    def __init__(self, name: str, path: Path, threads: int, max_length: int) -> None:
-        module = module_for(path)
-        command = [sys.executable, "-P", "-m", module, str(path), "--threads", str(threads)]
-        if module.startswith("attar.distill"):
-            command += ["--max-length", str(max_length)]
-        self.name = name
+    def __init__(self, subject: Subject, threads: int) -> None:
+        command = [sys.executable, "-P", "-m", subject.module, *subject.arguments, "--threads", str(threads)]
+        self.subject, self.name = subject, subject.name
         # A file and not a pipe: nobody reads it while the worker runs, and a full pipe would block it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
@@ -69,12 +96,11 @@ class Worker:
             process.wait()
         self._stderr.close()
 
-    def ask(self, op: str, texts: Sequence[Text] | None = None, labels: Sequence[Any] | None = None) -> dict[str, Any]:
-        """Sends one request and waits for its reply."""
+    def ask(self, op: str, parts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Sends one request, with the parts that `protocol.py` names for it, and waits for its reply."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        given = {"texts": texts, "labels": labels}
-        request: dict[str, Any] = {"op": op} | {k: v for k, v in given.items() if v is not None}
+        request = {"op": op, **(parts or {})}
         try:
             stdin.write(json.dumps(request) + "\n")
             stdin.flush()

@@ -1,9 +1,13 @@
 """The worker's side of the benchmark: JSON lines on stdin and stdout, one reply to each request.
 
-{"op": "load"}                      -> {"kind"}
+{"op": "load"}                      -> {"kind", "task"}     `task` as `answers_of` says
+{"op": "first", "texts"}            -> {"ns"}               wall time of the first call, of one text
 {"op": "tune", "texts"}             -> {"batch"}            the fastest setting, kept from then on
-{"op": "latency", "texts"}          -> {"ns": [...]}        wall time of each single call
-{"op": "throughput", "texts"}       -> {"texts", "seconds"} the list, repeated for MIN_SECONDS at least
+{"op": "use", "batch"}              -> {}                   that setting, from now on
+{"op": "fix", "rows", "tokens"}     -> {}                   batches of this many rows of this many tokens
+{"op": "latency", "texts"}          -> {"ns": [...], "busy": [...]} wall and processor time of each single call
+{"op": "throughput", "texts", "seconds"} -> {"texts", "seconds", "busy"} the list, repeated for that long at least
+{"op": "usage"}                     -> {"peak_mb"}          None where the system does not tell
 {"op": "evaluate", "texts", "labels"} -> {"points": {measure: points}}, or {"note"} where its labels are others
 {"op": "stop"}                      -> {}
 any request that fails              -> {"error"}
@@ -19,12 +23,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TextIO
 
 from attar.runtime import metrics
+from attar.runtime.bench.usage import peak_mb
 from attar.runtime.errors import AttarError, DataError
 from attar.runtime.tasks.base import Task
 from attar.runtime.tokenizer import Text
 
-MIN_SECONDS = 0.25
-"""A throughput measurement takes at least this long, so that a short list is not all noise."""
 WARM_CALLS = 3
 """Untimed calls before each measurement: the other system has just had the caches and the cores."""
 
@@ -41,6 +44,10 @@ class System(Protocol):
         """Batches by this setting from now on."""
         ...
 
+    def fix(self, rows: int, tokens: int) -> None:
+        """Batches of this many rows, each of this many tokens, from now on."""
+        ...
+
     def many(self, texts: Sequence[Text]) -> list[Any]:
         """The answers to all texts, in order; a single text is served as a request would be."""
         ...
@@ -55,7 +62,7 @@ def serve(build: Callable[[], System]) -> int:
         try:
             if request["op"] == "load":
                 system = build()
-                reply: dict[str, Any] = {"kind": system.kind}
+                reply: dict[str, Any] = {"kind": system.kind, "task": answers_of(system.task)}
             elif request["op"] == "stop" or system is None:
                 reply = {} if request["op"] == "stop" else {"error": "the first request must be load"}
             else:
@@ -98,26 +105,34 @@ def tune(system: System, texts: Sequence[Text]) -> dict[str, Any]:
     return {"batch": best}
 
 
+def first(system: System, texts: Sequence[Text]) -> dict[str, Any]:
+    """Nanoseconds of the first call."""
+    start = time.perf_counter_ns()
+    system.many(texts[:1])
+    return {"ns": time.perf_counter_ns() - start}
+
+
 def latency(system: System, texts: Sequence[Text]) -> dict[str, Any]:
-    """Nanoseconds of each text by itself."""
+    """Nanoseconds of each text by itself, and of the processor's time that it took, all threads together."""
     for text in texts[:WARM_CALLS]:
         system.many([text])
-    spent = []
+    spent, busy = [], []
     for text in texts:
-        start = time.perf_counter_ns()
+        before, start = time.process_time_ns(), time.perf_counter_ns()
         system.many([text])
         spent.append(time.perf_counter_ns() - start)
-    return {"ns": spent}
+        busy.append(time.process_time_ns() - before)
+    return {"ns": spent, "busy": busy}
 
 
-def throughput(system: System, texts: Sequence[Text]) -> dict[str, Any]:
-    """Texts done and the seconds they took."""
+def throughput(system: System, texts: Sequence[Text], seconds: float) -> dict[str, Any]:
+    """Texts done, the seconds they took, and those of the processor."""
     system.many(texts[:WARM_CALLS])
-    passes, spent = 0, 0.0
-    while passes == 0 or spent < MIN_SECONDS:
+    passes, spent, before = 0, 0.0, time.process_time()
+    while passes == 0 or spent < seconds:
         spent += _seconds(system, texts)
         passes += 1
-    return {"texts": passes * len(texts), "seconds": spent}
+    return {"texts": passes * len(texts), "seconds": spent, "busy": time.process_time() - before}
 
 
 def evaluate(system: System, texts: Sequence[Text], labels: Sequence[Any]) -> dict[str, Any]:
@@ -130,11 +145,32 @@ def evaluate(system: System, texts: Sequence[Text], labels: Sequence[Any]) -> di
     return {"points": {name: metrics.points(name, values) for name, values in found.items()}}
 
 
+def answers_of(task: Task) -> dict[str, Any]:
+    """What must agree for two systems to do the same: the kind, the outputs of each head, and the labels' names.
+
+    An embedding may have any number of dimensions.
+    """
+    heads = [[None if h.objective == "vector" else h.outputs, h.objective] for h in task.heads]
+    record = task.to_json()
+    return {"kind": task.kind, "heads": heads, "labels": record.get("labels", record.get("tags"))}
+
+
 def _answer(system: System, request: dict[str, Any]) -> dict[str, Any]:
+    op = request["op"]
+    if op == "usage":
+        return {"peak_mb": peak_mb()}
+    if op == "use":
+        system.use(request["batch"])
+        return {}
+    if op == "fix":
+        system.fix(request["rows"], request["tokens"])
+        return {}
     texts = frozen(request["texts"])
-    if request["op"] == "evaluate":
+    if op == "evaluate":
         return evaluate(system, texts, frozen(request["labels"]))
-    return _OPS[request["op"]](system, texts)
+    if op == "throughput":
+        return throughput(system, texts, request["seconds"])
+    return _OPS[op](system, texts)
 
 
 def frozen(value: Any) -> Any:
@@ -143,7 +179,7 @@ def frozen(value: Any) -> Any:
 
 
 _OPS: dict[str, Callable[[System, Sequence[Text]], dict[str, Any]]] = {
+    "first": first,
     "tune": tune,
     "latency": latency,
-    "throughput": throughput,
 }

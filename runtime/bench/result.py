@@ -2,35 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attar.runtime.bench.decide import Certificate, verdict
+from attar.runtime.bench.histogram import QUANTILES, Histogram
 from attar.runtime.bench.paired import Ratio
+
+NOISY = "NOISY, not to be quoted"
 
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One system over all rounds; `batch` is what tuning kept: tokens for a bundle, texts for PyTorch."""
+    """One system over all rounds; `batch` is what tuning kept: tokens for a bundle, texts for PyTorch.
+
+    `load_s`: from the start of its process until it is loaded; `first_ms`: its first answer after that; `peak_mb`: the
+    most memory its process has held. None is what could not be read.
+    """
 
     name: str
     kind: str
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    calls: Histogram
     throughput_per_s: float
     batch: int
+    load_s: float
+    first_ms: float
+    peak_mb: float | None = None
+    size_mb: float | None = None
+    joules_per_text: float | None = None
+
+    def ms(self, quantile: str) -> float:
+        """A percentile of single texts: p50, p90, p99 or p999."""
+        return self.calls.quantile(QUANTILES[quantile]) / 1e6
 
     def to_json(self) -> dict[str, Any]:
+        told = self.calls.told(QUANTILES["p999"])
         return {
             "name": self.name,
             "kind": self.kind,
-            "p50_ms": round(self.p50_ms, 4),
-            "p90_ms": round(self.p90_ms, 4),
-            "p99_ms": round(self.p99_ms, 4),
+            **{f"{name}_ms": round(self.ms(name), 4) for name in ("p50", "p90", "p99")},
+            "p999_ms": round(self.ms("p999"), 4) if told else None,
+            "max_ms": round(self.calls.largest / 1e6, 4),
+            "calls": self.calls.count,
             "throughput_per_s": round(self.throughput_per_s, 2),
             "batch": self.batch,
+            "load_s": round(self.load_s, 3),
+            "first_ms": round(self.first_ms, 3),
+            "peak_mb": _rounded(self.peak_mb, 1),
+            "size_mb": _rounded(self.size_mb, 3),
+            "joules_per_text": _rounded(self.joules_per_text, 6),
         }
+
+    def row(self) -> list[str]:
+        """Its figures as they stand in the table."""
+        tail = self.ms("p999") if self.calls.told(QUANTILES["p999"]) else None
+        return [
+            self.name,
+            *(f"{self.ms(name):.2f}" for name in ("p50", "p90", "p99")),
+            _shown(tail, 2),
+            f"{self.calls.largest / 1e6:.2f}",
+            f"{self.calls.count}",
+            f"{self.throughput_per_s:.1f}",
+            f"{self.batch}",
+            f"{self.load_s:.2f}",
+            f"{self.first_ms:.1f}",
+            _shown(self.peak_mb, 0),
+            _shown(self.size_mb, 1),
+            self.kind,
+        ]
+
+
+HEADINGS = (
+    *("system", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "calls"),
+    *("texts/s", "batch", "load s", "first ms", "peak MB", "size MB", "kind"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,18 +88,21 @@ class Speedup:
     value: Ratio
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "metric": self.metric, **self.value.to_json(), "rounds": self.value.rounds}
+        rest = {"rounds": self.value.rounds, "verdict": verdict(self.value)}
+        return {"name": self.name, "metric": self.metric, **self.value.to_json(), **rest}
 
 
 @dataclass(frozen=True)
 class BenchResult:
     """The bundle is the first of `systems`; `accuracy` is in points, None where there was nothing to judge by.
 
-    `accuracy` holds `measure` (what the task's gate judges), `bundle` and `baselines` by name.
+    `certificate` says whether the machine was quiet enough for any of it. `accuracy` holds `measure` (what the task's
+    gate judges), `bundle` and `baselines` by name.
     """
 
     systems: tuple[SystemResult, ...]
     ratios: tuple[Speedup, ...]
+    certificate: Certificate
     machine: Mapping[str, Any]
     threads: int
     texts: int
@@ -71,6 +120,7 @@ class BenchResult:
             "speedup_throughput": speedups.get("throughput"),
             "systems": [s.to_json() for s in self.systems],
             "ratios": [s.to_json() for s in self.ratios],
+            "certificate": self.certificate.to_json(),
             "accuracy": None if self.accuracy is None else dict(self.accuracy),
             "threads": self.threads,
             "texts": self.texts,
@@ -80,20 +130,23 @@ class BenchResult:
             "how": self.how,
         }
 
+    @property
+    def noisy(self) -> bool:
+        return self.certificate.noisy
+
+    def points(self) -> list[float | None]:
+        """The accuracy of each system, in their order."""
+        if self.accuracy is None:
+            return [None] * len(self.systems)
+        baselines = self.accuracy["baselines"]
+        return [self.accuracy["bundle"], *(baselines[s.name] for s in self.systems[1:])]
+
     def table(self) -> str:
         """For people: the systems, then the ratios with their intervals, then accuracy and notes."""
-        width = max(len(s.name) for s in self.systems)
-        lines = [f"{'system':{width}}  p50 ms   p90 ms   p99 ms   texts/s    batch  kind"]
-        lines += [
-            f"{s.name:{width}}  {s.p50_ms:<7.2f}  {s.p90_ms:<7.2f}  {s.p99_ms:<7.2f}  "
-            f"{s.throughput_per_s:<9.1f}  {s.batch:<5}  {s.kind}"
-            for s in self.systems
-        ]
-        lines += [
-            f"{s.value.ratio:.2f}x the speed of {s.name} by {s.metric} "
-            f"(95 % interval {s.value.low:.2f} to {s.value.high:.2f}, {s.value.rounds} rounds)"
-            for s in self.ratios
-        ]
+        lines = aligned([list(HEADINGS), *(s.row() for s in self.systems)])
+        lines += [self.said(s) for s in self.ratios]
+        lines.append(f"machine {self.certificate.verdict}: {self.certificate.why}")
+        lines += [f"{s.joules_per_text:.4f} J a text: {s.name}" for s in self.systems if s.joules_per_text is not None]
         if self.accuracy is not None:
             lines.append(
                 f"{self.accuracy['measure']}: bundle {_points(self.accuracy['bundle'])}"
@@ -106,6 +159,30 @@ class BenchResult:
                 f"{self.threads} threads, {self.texts} texts of {self.mean_tokens:.1f} tokens. {self.how}",
             ]
         )
+
+    def said(self, speedup: Speedup) -> str:
+        """A ratio in words, with what the same rounds made of the bundle against itself."""
+        value, same = speedup.value, self.certificate.ratios[speedup.metric]
+        mark = f" {NOISY}" if self.certificate.noisy else ""
+        return (
+            f"{value.ratio:.2f}x the speed of {speedup.name} by {speedup.metric} "
+            f"(95 % interval {value.low:.2f} to {value.high:.2f}, {value.rounds} rounds; {verdict(value)}; "
+            f"against itself {same.low:.3f} to {same.high:.3f}){mark}"
+        )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    return None if value is None else round(value, decimals)
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _points(value: float | None) -> str:

@@ -1,16 +1,24 @@
-"""A bundle as a benchmark worker: `python -m attar.runtime.bench.worker PATH --threads N`."""
+"""A bundle as a benchmark worker: `python -m attar.runtime.bench.worker PATH --threads N [--engine NAME]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attar.runtime.bench.protocol import serve
+from attar.runtime.errors import SettingsError
 from attar.runtime.model import load
 from attar.runtime.tokenizer import Text
+
+ENGINES: Mapping[str, Mapping[str, str]] = {
+    "onnx": {"engine": "onnx", "device": "cpu"},
+    "cuda": {"engine": "onnx", "device": "cuda"},
+    "tensorrt": {"engine": "tensorrt"},
+}
+"""What `load` is asked for, by the names that a sweep uses."""
 
 
 class BundleSystem:
@@ -18,13 +26,21 @@ class BundleSystem:
 
     settings: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._model = load(path, threads=threads)
+    def __init__(self, path: Path, threads: int, engine: str = "onnx") -> None:
+        chosen = ENGINES[engine]
+        count = None if engine == "tensorrt" else threads
+        self._model = load(path, engine=chosen["engine"], device=chosen.get("device"), threads=count)
         self.kind = f"attar bundle, {self._model.manifest.scheme}, {self._model.engine.name}"
         self.task = self._model.task
 
     def use(self, setting: int) -> None:
         self._model.batch_tokens = setting
+
+    def fix(self, rows: int, tokens: int) -> None:
+        limit = self._model.manifest.limits["max_batch"]
+        if rows > limit:
+            raise SettingsError(f"the bundle takes {limit} rows in a batch at most, not {rows}")
+        self._model.batch_tokens = rows * tokens
 
     def many(self, texts: Sequence[Text]) -> list[Any]:
         return self._model.answer(texts)
@@ -34,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--engine", choices=ENGINES, default="onnx")
     chosen = parser.parse_args(argv)
-    return serve(lambda: BundleSystem(chosen.path, chosen.threads))
+    return serve(lambda: BundleSystem(chosen.path, chosen.threads, chosen.engine))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +40,18 @@ class OnnxEngine:
     """A model in ONNX Runtime, on the cores that this process may use unless `threads` says otherwise.
 
     `files`: contents by name, from which weights are taken that the model keeps elsewhere; no other file is opened.
+    `level`: which of ONNX Runtime's own rewritings of the graph are allowed.
     With one thread it can still be used in a process that was forked while it was idle; else `run` says `ClosedError`.
     """
 
     def __init__(
-        self, model: bytes, *, threads: int | None = None, device: str = "cpu", files: Mapping[str, bytes] | None = None
+        self,
+        model: bytes,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        files: Mapping[str, bytes] | None = None,
+        level: Literal["all", "extended", "basic"] = "all",
     ) -> None:
         try:
             import onnxruntime as ort
@@ -60,6 +67,7 @@ class OnnxEngine:
         self.at_once = cores if small else 1
         options.intra_op_num_threads = 1 if small else cores
         options.inter_op_num_threads = 1
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level.upper()}")
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format was not checked
         give_weights(options, model, files or {})

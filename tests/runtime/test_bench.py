@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,17 @@ from attar.runtime.bench.client import module_for
 from attar.runtime.bench.coordinator import bench
 from attar.runtime.bench.overhead import overhead
 from attar.runtime.bench.paired import compare, compare_each, summarize, t95
+from attar.runtime.bench.rounds import Plan
 from attar.runtime.bench.texts import TEXTS
 from attar.runtime.errors import AttarError, DataError, SettingsError
 from attar.runtime.model import load
 from tests.fixtures_bundle import LABELS, WORDS, make_tiny_bundle, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly any time is spent on measuring: nothing is asserted on it."""
+    monkeypatch.setattr("attar.runtime.bench.coordinator.Plan", partial(Plan, seconds=0.01, pause=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ def test_bench_of_two_bundles(pair: tuple[Path, Path]) -> None:
     for key in ("speedup_p50", "speedup_throughput"):
         assert 0 < record[key]["low"] <= record[key]["ratio"] <= record[key]["high"]
     assert [s["name"] for s in record["systems"]] == ["ours", "base", "base#3"]
-    assert {"name", "kind", "p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "batch"} == set(record["systems"][0])
+    assert {"name", "kind", "p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "batch"} < set(record["systems"][0])
     assert [(r["name"], r["metric"], r["rounds"]) for r in record["ratios"]] == [
         (name, metric, 3) for name in ("base", "base#3") for metric in ("p50", "throughput")
     ]
@@ -119,7 +127,7 @@ def test_baseline_with_other_labels_is_noted_and_not_judged(pair: tuple[Path, Pa
 def test_broken_baseline_is_a_clear_error(pair: tuple[Path, Path], tmp_path: Path) -> None:
     broken = make_tiny_bundle(tmp_path / "broken")
     (broken / "model.onnx").write_bytes(b"x")
-    with pytest.raises(AttarError, match=r"^broken: .*model\.onnx has 1 bytes"):
+    with pytest.raises(AttarError, match=r"^broken: .*model\.onnx was altered: it has 1 instead"):
         bench(pair[0], [broken], ["good"], rounds=2, threads=1)
 
 
@@ -155,7 +163,7 @@ class Loud:
 sys.exit(serve(Loud))
 """
     requests = [{"op": "tune", "texts": []}, {"op": "load"}]
-    requests += [{"op": op, "texts": ["t", "u"]} for op in ("tune", "latency", "throughput")]
+    requests += [{"op": op, "texts": ["t", "u"], "seconds": 0.2} for op in ("tune", "latency", "throughput")]
     requests += [{"op": "evaluate", "texts": ["t", "u"], "labels": labels} for labels in (["x", "y"], ["x", "z"])]
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -166,10 +174,11 @@ sys.exit(serve(Loud))
     )
     early, loaded, tuned, single, whole, found, other, end = map(json.loads, done.stdout.splitlines())
     assert early == {"error": "the first request must be load"}
-    assert loaded == {"kind": "loud"}
+    assert loaded["kind"] == "loud"
+    assert loaded["task"] == {"kind": "text-classification", "heads": [[2, "classes"]], "labels": ["x", "y"]}
     assert tuned["batch"] in (1, 2)
-    assert len(single["ns"]) == 2
-    assert whole["texts"] % 2 == 0 and whole["seconds"] >= 0.25
+    assert len(single["ns"]) == len(single["busy"]) == 2
+    assert whole["texts"] % 2 == 0 and whole["seconds"] >= 0.2
     assert (found, end) == ({"points": {"accuracy": 50.0}}, {})
     assert "label 'z' was never seen in training" in other["note"]
     assert "from C" in done.stderr
