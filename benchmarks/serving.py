@@ -3,6 +3,7 @@
 python benchmarks/serving.py throughput BUNDLE     server >= 80 % of the batcher, that >= 90 % of the best fixed batch
 python benchmarks/serving.py overload BUNDLE       five times capacity: p99 of admitted <= 2x, all others within 50 ms
 python benchmarks/serving.py drain BUNDLE          SIGTERM under load: no admitted request lost
+python benchmarks/serving.py reload BUNDLE         two bundles swapped under load: nothing lost, no answer of neither
 python benchmarks/serving.py memory BUNDLE         growth of resident memory over requests of random length <= 20 MB
 python benchmarks/serving.py start BUNDLE          process start to first answer < 1 s; idle memory < 150 MB
 
@@ -14,19 +15,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
-import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from serving_process import serving, start
+from serving_reload import reload
 
 from attar.runtime.batcher import Batcher, Limits
 from attar.runtime.bench.texts import TEXTS
@@ -37,57 +36,6 @@ from attar.runtime.tokenizer import Text
 
 CLIENTS = 64
 FIXED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server in a process of its own."""
-
-    process: subprocess.Popen[str]
-    host: str
-    port: int
-
-    def load(self, bodies: Sequence[str], seconds: float, **plan: Any) -> dict[str, Any]:
-        """What the load generator found; see serving_load.py."""
-        with self.start_load(bodies, seconds, **plan) as process:
-            found: dict[str, Any] = json.loads(process.communicate()[0])
-        return found
-
-    def start_load(self, bodies: Sequence[str], seconds: float, **plan: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, str(Path(__file__).with_name("serving_load.py"))]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        fixed = {"host": self.host, "port": self.port, "path": "/predict", "bodies": bodies, "seconds": seconds}
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(fixed | plan))
-        process.stdin.close()
-        process.stdin = None  # so that communicate() only reads
-        return process
-
-    def resident(self) -> float:
-        """Megabytes of resident memory."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def start(bundle: Path, *flags: object) -> Served:
-    """`attar serve` on a free port, when it is ready."""
-    command = [sys.executable, "-m", "attar", "serve", str(bundle), "--port", "0", *map(str, flags)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    found = re.search(r"http://(\S+):(\d+)", process.stderr.readline())
-    if found is None:
-        raise SystemExit(process.stderr.read())
-    return Served(process, found[1], int(found[2]))
-
-
-@contextmanager
-def serving(bundle: Path, *flags: object) -> Iterator[Served]:
-    served = start(bundle, *flags)
-    try:
-        yield served
-    finally:
-        served.process.terminate()
-        served.process.communicate()
 
 
 def throughput(args: argparse.Namespace) -> dict[str, Any]:
@@ -195,22 +143,22 @@ def drain(args: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(0)
     lost = broken = admitted = unclean = 0
     for number in range(args.times):
-        served = start(args.bundle)
+        served = start(args.bundle, "--workers", args.workers)
         process = served.start_load(bodies, 20.0, concurrency=16)
         time.sleep(0.6 + rng.random() / 2)  # the signal comes at any moment of the load
         served.process.send_signal(signal.SIGTERM)
         found = json.loads(process.communicate()[0])
         log = [json.loads(line) for line in served.process.communicate()[1].splitlines()]
-        told = next(line for line in log if line["event"] == "drained")
+        told = sum(line["admitted"] for line in log if line["event"] == "drained")
         answered = sum(status == 200 for _, status in found["replies"])
-        lost += told["admitted"] - answered
+        lost += told - answered
         broken += found["broken"]
-        admitted += told["admitted"]
+        admitted += told
         unclean += served.process.returncode != 0
         rest = f"refused {len(found['replies']) - answered}, without reply {found['unanswered']}"
-        print(f"{number + 1}: admitted {told['admitted']}, answered {answered}, broken {found['broken']}, {rest}")
-    return {"ok": lost == broken == unclean == 0, "times": args.times, "admitted": admitted, "lost": lost,
-            "broken": broken, "unclean_exits": unclean}  # fmt: skip
+        print(f"{number + 1}: admitted {told}, answered {answered}, broken {found['broken']}, {rest}")
+    return {"ok": lost == broken == unclean == 0, "times": args.times, "workers": args.workers,
+            "admitted": admitted, "lost": lost, "broken": broken, "unclean_exits": unclean}  # fmt: skip
 
 
 def memory(args: argparse.Namespace) -> dict[str, Any]:
@@ -261,12 +209,15 @@ def texts_of(args: argparse.Namespace) -> Sequence[Text]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
-    runs = {"throughput": throughput, "overload": overload, "drain": drain, "memory": memory, "start": start_up}
+    runs = {"throughput": throughput, "overload": overload, "drain": drain, "reload": reload, "memory": memory}
+    runs["start"] = start_up
     for name, run in runs.items():
         verb = verbs.add_parser(name, help=(run.__doc__ or "").partition("\n")[0])
         verb.set_defaults(run=run)
         verb.add_argument("bundle", type=Path)
         verb.add_argument("--data", type=Path, help="texts to send (default: those of attar bench)")
+        if name == "reload":
+            verb.set_defaults(texts=texts_of)
         if name in ("throughput", "overload"):
             verb.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default: 5)")
         if name in ("throughput", "start"):
@@ -274,8 +225,9 @@ def main() -> None:
         if name == "overload":
             verb.add_argument("--texts", type=int, default=16, help="texts of a request (default: 16)")
             verb.add_argument("--max-wait", type=float, help="seconds (default: the p99 measured at 80 %%)")
-        if name == "drain":
+        if name in ("drain", "reload"):
             verb.add_argument("--times", type=int, default=50, help="how often (default: 50)")
+            verb.add_argument("--workers", type=int, default=1, help="processes of the server (default: 1)")
         if name == "memory":
             verb.add_argument("--requests", type=int, default=100_000, help="how many (default: 100000)")
     args = parser.parse_args()

@@ -2,15 +2,18 @@
 
 A plan: host, port, path, bodies (strings, sent in turn), seconds, and either `concurrency` clients that each send
 the next request when they have their answer, or `rate` requests a second at random times (Poisson), whoever waits.
-`requests`: an end by number. Clients stop when the server takes no more connections.
-The result: for each reply [seconds from its sending, status], how many connections ended without any byte of a
-reply (`unanswered`) or within one (`broken`), the seconds that it took, and by how much sending was late (p99).
+`requests`: an end by number. Clients stop when the server takes no more connections, or when `until`, a file, is gone.
+`expected`: for each body the replies that are right.
+The result: for each reply [seconds from its sending, status], which of those expected it was (`versions`, -1: none),
+how many connections ended without any byte of a reply (`unanswered`) or within one (`broken`), the seconds it took,
+and by how much sending was late (p99).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -28,6 +31,7 @@ class Load:
         self.plan = plan
         self.requests = [self._request(body) for body in plan["bodies"]]
         self.replies: list[tuple[float, int]] = []
+        self.versions: list[int] = []
         self.lateness: list[float] = []
         self.unanswered = self.broken = self.sent = 0
         self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -40,7 +44,8 @@ class Load:
 
     async def one(self) -> None:
         """Sends the next request over a free connection, or a new one, and reads its reply."""
-        request = self.requests[self.sent % len(self.requests)]
+        place = self.sent % len(self.requests)
+        request = self.requests[place]
         self.sent += 1
         start = time.perf_counter()
         seen = False
@@ -52,7 +57,7 @@ class Load:
                 seen = True
                 status = int(head.split(b" ", 2)[1])
                 length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-                await reader.readexactly(length)
+                content = await reader.readexactly(length)
         except ConnectionRefusedError:
             self.gone = True
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
@@ -61,6 +66,9 @@ class Load:
             self.unanswered += not partial and not isinstance(error, TimeoutError)
         else:
             self.replies.append((time.perf_counter() - start, status))
+            if right := self.plan.get("expected"):
+                found = content.decode()
+                self.versions.append(right[place].index(found) if found in right[place] else -1)
             if b"connection: close" in head:
                 writer.close()
             else:
@@ -73,9 +81,12 @@ class Load:
         """Each client sends its next request when it has the answer to the last."""
         end = time.perf_counter() + self.plan["seconds"]
         most = self.plan.get("requests") or float("inf")
+        until = self.plan.get("until")
 
         async def client() -> None:
             while time.perf_counter() < end and self.sent < most and not self.gone:
+                if until and not os.path.exists(until):
+                    break
                 await self.one()
 
         await asyncio.gather(*(client() for _ in range(self.plan["concurrency"])))
@@ -103,6 +114,7 @@ class Load:
         late = sorted(self.lateness)
         return {
             "replies": self.replies,
+            "versions": self.versions,
             "unanswered": self.unanswered,
             "broken": self.broken,
             "seconds": seconds,

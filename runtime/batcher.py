@@ -151,6 +151,11 @@ class Batcher:
                 self._line.learn_speed(rows * length, time.monotonic() - start)
         return len(shapes)
 
+    def learn_from(self, other: Batcher) -> None:
+        """Expects the speed of another one, whose place it takes: one slow batch at first would refuse its requests."""
+        with self._changed:
+            self._line.learn_from(other._line)
+
     def close(self, drain: bool = True) -> None:
         """Takes no more requests. Those that wait are answered first, or fail with `ClosedError`."""
         if os.getpid() != self._process:
@@ -229,7 +234,9 @@ class Batcher:
         start = time.perf_counter()
         encoded = model.task.encode(model.tokenizer, texts)
         tokenized = time.perf_counter()
-        answers = model.task.answers(encoded, model.outputs(encoded))
+        answers = model.task.answers(
+            encoded, model.outputs(encoded, max(1, model.engine.at_once // self.limits.at_once))
+        )
         done = time.perf_counter()
         if len(answers) != len(texts):
             raise DataError(f"the model gave {len(answers)} answers for {len(texts)} texts; export the bundle again")

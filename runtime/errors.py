@@ -11,7 +11,7 @@ AttarError                  one clear message that names the thing and the remed
 ├── GateError               the accuracy gate was not passed
 ├── OverloadedError         a queue is full; says when to try again
 ├── DeadlineError           a request was not answered within its time
-└── ClosedError             a batcher was closed, or belongs to the process that this one was forked from
+└── ClosedError             a batcher was closed, or it or a model belongs to the process that this was forked from
 """
 
 
@@ -67,4 +67,4 @@ class DeadlineError(AttarError):
 
 
 class ClosedError(AttarError):
-    """A batcher was closed, or belongs to the process that this one was forked from."""
+    """A batcher was closed, or it or a model belongs to the process that this one was forked from."""

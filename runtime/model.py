@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from attar.runtime.tokenizer import Encoded, Text, pad
 GOLDEN_TOLERANCE = 0.02
 """Largest difference that a golden input may show, in probability or relative to a number above 1: other processors
 round int8 differently."""
+LEAST_TOKENS = 128
+"""Tokens of a batch below which a list is not cut up for the sake of more threads."""
 
 
 class Model:
@@ -77,8 +81,12 @@ class Model:
         found = self.outputs(self.task.encode(self.tokenizer, texts))[self._heads[0].name]
         return found if isinstance(found, np.ndarray) else np.concatenate(found)
 
-    def outputs(self, encoded: Encoded) -> Outputs:
-        """Raw outputs by head: (R, C), or for token heads one (T, C) a row."""
+    def outputs(self, encoded: Encoded, at_once: int | None = None) -> Outputs:
+        """Raw outputs by head: (R, C), or for token heads one (T, C) a row.
+
+        `at_once`: batches computed at the same time, by default as many as the engine does best with; 1 where others
+        are already computing.
+        """
         if len(encoded.ids) == 1:
             ids, mask = pad(encoded.ids, self.tokenizer.pad_id)
             types = None if encoded.types is None else pad(encoded.types, 0)[0]
@@ -87,16 +95,17 @@ class Model:
             return {
                 h.name: list(found[h.name][:, :tokens]) if h.reads == "tokens" else found[h.name] for h in self._heads
             }
-        return self._run(encoded)
+        return self._run(encoded, at_once or self.engine.at_once)
 
-    def _run(self, encoded: Encoded) -> Outputs:
+    def _run(self, encoded: Encoded, at_once: int) -> Outputs:
         """Batches of similar length, so that little is spent on padding; the order of the rows is kept."""
         rows, types = encoded.ids, encoded.types
         result: dict[str, Any] = {
             h.name: [None] * len(rows) if h.reads == "tokens" else np.empty((len(rows), h.outputs), np.float32)
             for h in self._heads
         }
-        for chosen in self._batches([len(row) for row in rows]):
+
+        def compute(chosen: list[int]) -> None:
             ids, mask = pad([rows[i] for i in chosen], self.tokenizer.pad_id)
             kinds = None if types is None else pad([types[i] for i in chosen], 0)[0]
             found = self.engine.run(ids, mask, kinds)
@@ -106,14 +115,25 @@ class Model:
                         result[head.name][i] = found[head.name][place, : len(rows[i])]
                 else:
                     result[head.name][chosen] = found[head.name]
+
+        batches = list(self._batches([len(row) for row in rows], at_once))
+        if at_once == 1 or len(batches) == 1:
+            for batch in batches:
+                compute(batch)
+        else:
+            # Threads that live as long as the call: none is left to a fork, or to a model that nobody holds.
+            with ThreadPoolExecutor(min(at_once, len(batches))) as pool:
+                list(pool.map(compute, reversed(batches)))  # the longest first, so that none waits for it at the end
         return result
 
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+    def _batches(self, lengths: list[int], at_once: int) -> Iterator[list[int]]:
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         batch: list[int] = []
         limit = self.manifest.limits["max_batch"]
+        share = math.ceil(sum(lengths) / at_once)
+        tokens = min(self.batch_tokens, max(LEAST_TOKENS, share))
         for i in order:
-            if batch and ((len(batch) + 1) * lengths[i] > self.batch_tokens or len(batch) >= limit):
+            if batch and ((len(batch) + 1) * lengths[i] > tokens or len(batch) >= limit):
                 yield batch
                 batch = []
             batch.append(i)
@@ -170,10 +190,21 @@ def load(
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
         SettingsError: an unknown option, or a value that the task refuses; a GPU that cannot be used.
     """
-    bundle = Bundle.read(path)
+    return start(Bundle.read(path), engine=engine, device=device, threads=threads, options=options)
+
+
+def start(
+    bundle: Bundle,
+    *,
+    engine: str = "onnx",
+    device: str | None = None,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Model:
+    """Starts a bundle that was read; all else as `load`."""
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
-        raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
+        raise BundleError(f"the bundle at {bundle.path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
     model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
     model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])

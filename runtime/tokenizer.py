@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from attar.runtime.errors import BundleError, SettingsError
+from attar.runtime.words import Words, words_of
 
 Ids = NDArray[np.int64]
 Text = str | tuple[str, str]
@@ -120,16 +121,30 @@ class Tokenizer:
         if not 0 <= stride < max(1, room):
             raise SettingsError(f"stride must be at least 0 and below {room}, what {max_length} tokens leave for text")
         self._backend.enable_truncation(max_length, stride=stride, strategy=cuts)
+        self._words = words_of(self._backend, max_length)
         self.pad_id = pad_id
         self.max_length = max_length
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """One row a text, cut at the longest length; a single text skips the thread pool of the batch path."""
-        found = self._encode(texts, fast=True)
         limit = self.max_length
+        if self._words is not None and all(isinstance(t, str) for t in texts):
+            return self._by_words(self._words, texts)
+        found = self._encode(texts, fast=True)
         cut = [len(e.ids) >= limit and bool(e.overflowing) for e in found]
         types = None if all(isinstance(t, str) for t in texts) else [e.type_ids for e in found]
         return Encoded([e.ids for e in found], cut, types)
+
+    def _by_words(self, words: Words, texts: Sequence[Any]) -> Encoded:
+        """As `encode`, of single texts: by the table of words where it can tell."""
+        limit = self.max_length
+        found = [words.encode(text, limit) for text in texts]
+        rest = [i for i, row in enumerate(found) if row is None]
+        if rest:
+            for i, e in zip(rest, self._encode([texts[i] for i in rest], fast=True), strict=True):
+                found[i] = e.ids, len(e.ids) >= limit and bool(e.overflowing)
+        known = [row for row in found if row is not None]
+        return Encoded([ids for ids, _ in known], [cut for _, cut in known])
 
     def windows(self, texts: Sequence[Text]) -> Encoded:
         """All of every text, in as many rows as it takes, with character offsets."""

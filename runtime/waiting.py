@@ -126,6 +126,11 @@ class Line:
         """Seconds until all that is here now will have been computed; 0 while the speed is not known."""
         return (self.tokens + self.computing) / self._speed if self._speed else 0.0
 
+    def learn_from(self, other: Line) -> None:
+        """Expects of its texts, and of how fast they are computed, what another line has learnt, if anything."""
+        if other._speed:
+            self._speed, self._per_character = other._speed, other._per_character
+
     def learn_speed(self, tokens: int, seconds: float) -> None:
         """Takes into account that all workers together did `tokens` in `seconds`."""
         found = tokens / max(seconds, 1e-9)

@@ -40,6 +40,7 @@ TRAINING = ("run", "ladder", "distill")
 
 # The extra that brings each optional package.
 EXTRAS = {
+    "grpc": "serve",
     "matplotlib": "train",
     "onnx": "train",
     "onnxruntime": "cpu",

@@ -25,7 +25,7 @@ PACKAGES = {
     "gpu": ("onnxruntime-gpu",),
     "tensorrt": ("tensorrt", "tensorrt-rtx"),
     "train": ("torch", "transformers", "onnx", "onnxscript", "safetensors", "pyarrow", "matplotlib"),
-    "serve": ("starlette", "uvicorn"),
+    "serve": ("starlette", "uvicorn", "grpcio", "protobuf"),
     "other": ("openvino",),
 }
 # y = x + x on two floats, IR version 8, opset 17: the smallest model that has to be computed.

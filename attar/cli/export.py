@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attar.cli.distill import column_arguments
 
 if TYPE_CHECKING:
-    from attar.pipeline.parts import Shipping
+    from attar.pipeline.proof import Shipping
 
 HELP = "Export a student to a bundle: parity with PyTorch and, with test data and a teacher, the accuracy gate."
 EXAMPLE = "attar export student --data test.csv --teacher path/to/teacher --out bundle"
@@ -60,7 +60,7 @@ def gate_arguments(parser: argparse.ArgumentParser) -> None:
 def shipping(args: argparse.Namespace) -> Shipping:
     """What these arguments say of where the bundle goes, and how."""
     from attar.export.onnx.files import LIMIT
-    from attar.pipeline.parts import Shipping
+    from attar.pipeline.proof import Shipping
     from attar.runtime.errors import SettingsError
 
     if not 0 <= args.weights_beside <= LIMIT / 1e6:

@@ -1,4 +1,4 @@
-"""`attar serve`: bundles over HTTP."""
+"""`attar serve`: bundles over HTTP, and gRPC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attar.cli.predict import option_arguments, options
 
-HELP = "Serve a bundle, or a folder of bundles, over HTTP: JSON, Open Inference Protocol, OpenAI embeddings."
+HELP = "Serve a bundle, or a folder of bundles, over HTTP and gRPC: JSON, Open Inference Protocol, OpenAI embeddings."
 EXAMPLE = "attar serve build/sentiment/bundle --port 8000"
 
 
@@ -17,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder, or a folder of bundles")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="the port (default: 8000; 0: a free one)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")
+    parser.add_argument("--grpc-port", type=int, metavar="N",
+                        help="another port, for gRPC (default: none; 0: a free one)")  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads (default: a worker's share of the usable cores)"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="requests that may wait (default: 256)")
     parser.add_argument("--max-wait", type=float, default=2.0, metavar="S",
                         help="longest wait, in seconds, before a request is refused instead (default: 2)")  # fmt: skip
@@ -25,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="seconds to compute typical shapes before the first request (default: 0.1)")  # fmt: skip
     parser.add_argument("--drain-seconds", type=float, default=0.0, metavar="S",
                         help="seconds to go on refusing requests after SIGTERM (default: 0)")  # fmt: skip
+    parser.add_argument("--watch", type=float, default=0.0, metavar="S",
+                        help="seconds between two looks for changed bundles (default: only at SIGHUP)")  # fmt: skip
     parser.add_argument("--api-key-file", type=Path, metavar="FILE",
                         help="holds the key that clients must bring (default: ATTAR_API_KEY, if set)")  # fmt: skip
     parser.add_argument("--ssl-certfile", metavar="FILE", help="a certificate in PEM: serve over TLS")
@@ -42,10 +49,13 @@ def run(args: argparse.Namespace) -> int:
         api_key=_key(args.api_key_file),
         ssl_certfile=args.ssl_certfile,
         ssl_keyfile=args.ssl_keyfile,
+        grpc_port=args.grpc_port,
         limits=Limits(max_requests=args.max_queue, max_wait=args.max_wait),
         warm_up=args.warm_up,
         drain_seconds=args.drain_seconds,
         log_requests=args.log_requests,
+        workers=args.workers,
+        watch=args.watch,
     )
     serve(args.bundle, args.host, args.port, args.threads, options(args.set), settings)
     return 0

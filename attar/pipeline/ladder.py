@@ -20,7 +20,7 @@ from attar.pipeline.recipe import Recipe
 from attar.pipeline.report import Report, write_texts
 from attar.pipeline.run import Run
 from attar.pipeline.style import CSS
-from attar.runtime.errors import AttarError
+from attar.runtime.errors import AttarError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ class Rung:
     seconds: float = 0.0
     failed: str = ""
     front: bool = False
+
+
+def chosen_of(recipes: Sequence[Recipe], only: str | None) -> list[Recipe]:
+    """The rungs that `only` names, separated by commas, in the recipe's order; without it, all."""
+    if only is None:
+        return list(recipes)
+    wanted = [name.strip() for name in only.split(",")]
+    known = [recipe.name for recipe in recipes]
+    for name in wanted:
+        if name not in known:
+            raise SettingsError(f"the ladder has no rung {name!r}; it has {', '.join(known)}")
+    return [recipe for recipe in recipes if recipe.name in wanted]
 
 
 def climb(

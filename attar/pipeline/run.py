@@ -28,8 +28,8 @@ from attar.export.bundle import describe, in_memory, manifest
 from attar.export.onnx.plain import plain_files
 from attar.pipeline.data import named_splits, read_data
 from attar.pipeline.fit import check_labels, cut_at, fitting
-from attar.pipeline.parts import Shipping, prove, ship
 from attar.pipeline.progress import Console
+from attar.pipeline.proof import Shipping, prove, ship
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.remarks import remarks
 from attar.pipeline.report import Report

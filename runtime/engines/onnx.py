@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -12,18 +13,23 @@ from numpy.typing import NDArray
 
 from attar.runtime.cpu import usable_cores
 from attar.runtime.engines.model_file import external_files, refusal
-from attar.runtime.errors import BundleError, MissingExtraError, SettingsError
+from attar.runtime.errors import BundleError, ClosedError, MissingExtraError, SettingsError
 from attar.runtime.tokenizer import Ids
 
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 SHAPES = frozenset({"Shape", "Size", "Slice", "Gather", "Concat", "Cast", "Squeeze", "Unsqueeze", "ConstantOfShape"})
 """What ONNX Runtime computes on the CPU where it makes shapes, which is right on a GPU too."""
+SMALL = 32_000_000
+"""Bytes of a model whose threads each compute batches of their own: to share a product between threads takes longer
+to arrange than the product itself (benchmarks/NOTES.md)."""
 
 
 class Engine(Protocol):
     """Numpy arrays in, numpy arrays out."""
 
     name: str
+    at_once: int
+    """Batches that are best computed at the same time, by as many threads that call `run`."""
 
     def run(self, ids: Ids, mask: Ids, types: Ids | None = None) -> Mapping[str, NDArray[np.float32]]:
         """Token ids, mask and, for pairs, token types (B, T) -> the graph's outputs by name, (B, C) or (B, T, C)."""
@@ -34,6 +40,7 @@ class OnnxEngine:
     """A model in ONNX Runtime, on the cores that this process may use unless `threads` says otherwise.
 
     `files`: contents by name, from which weights are taken that the model keeps elsewhere; no other file is opened.
+    With one thread it can still be used in a process that was forked while it was idle; else `run` says `ClosedError`.
     """
 
     def __init__(
@@ -48,7 +55,10 @@ class OnnxEngine:
         if threads is not None and threads < 1:
             raise SettingsError(f"threads must be at least 1, not {threads}")
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        cores = threads or usable_cores()
+        small = device == "cpu" and len(model) + sum(map(len, (files or {}).values())) < SMALL
+        self.at_once = cores if small else 1
+        options.intra_op_num_threads = 1 if small else cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format was not checked
@@ -65,12 +75,31 @@ class OnnxEngine:
         self.name = f"onnxruntime {ort.__version__} ({', '.join(self._session.get_providers())})"
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._typed = any(i.name == "token_type_ids" for i in self._session.get_inputs())
+        self._forks = device == "cpu" and options.intra_op_num_threads == 1  # ONNX Runtime then starts no threads
+        self._process = os.getpid()
+        self._running: list[int] = []  # the process of each call; a fork copies those that it will never see end
 
     def run(self, ids: Ids, mask: Ids, types: Ids | None = None) -> Mapping[str, NDArray[np.float32]]:
         feeds = {"input_ids": ids, "attention_mask": mask}
         if self._typed:
             feeds["token_type_ids"] = np.zeros_like(ids) if types is None else types
-        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        process = os.getpid()
+        if process != self._process:
+            self._check_fork(process)
+        self._running.append(process)
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        finally:
+            self._running.remove(process)
+
+    def _check_fork(self, process: int) -> None:
+        """Refuses what would hang: threads, and the locks of calls in progress, stayed behind at the fork."""
+        if not self._forks or any(other != process for other in self._running):
+            raise ClosedError(
+                "this model belongs to the process that this one was forked from, and its threads stayed there; load "
+                "it in each process, or with threads=1, and fork while it computes nothing"
+            )
+        self._process = process
 
 
 def give_weights(options: Any, model: bytes, files: Mapping[str, bytes]) -> None:

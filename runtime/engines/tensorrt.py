@@ -62,6 +62,8 @@ def read_record(contents: Mapping[str, bytes]) -> tuple[str, tuple[Profile, ...]
 class TensorRTEngine:
     """One engine with one context: calls from several threads take turns."""
 
+    at_once = 1
+
     def __init__(self, trt: Any, cuda: Cuda, engine: bytes, profiles: Sequence[Profile], key: Key) -> None:
         self._cuda, self._profiles = cuda, tuple(profiles)
         self._lock = threading.Lock()

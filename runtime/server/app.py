@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,12 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from attar.runtime.server import guard
 from attar.runtime.server.exchange import Bodies, reply
 from attar.runtime.server.models import Models
 from attar.runtime.server.operations import OPERATIONS, Operation, wants_page
-from attar.runtime.server.refusals import RefusedError, refusal
-
-log = logging.getLogger("attar.server")
+from attar.runtime.server.refusals import RefusedError
 
 
 def application(models: Models, key: str | None) -> Starlette:
@@ -47,7 +44,7 @@ def application(models: Models, key: str | None) -> Starlette:
 
 def _guarded(operation: Operation, models: Models, key: str | None) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of an operation: whatever happens in it, the client gets a reply and no text gets into a log."""
-    labels, work = (("route", operation.path),), int(operation.body is not None)
+    work = int(operation.body is not None)
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
@@ -56,41 +53,27 @@ def _guarded(operation: Operation, models: Models, key: str | None) -> Callable[
             _admit(operation, models, key, request)
             response = await operation.handler(models, request)
         except Exception as error:
-            response = _refused(operation, models, error)
+            response = _refused(operation, guard.refused(models, operation.path, error))
         finally:
             models.active -= work
         if models.state == "draining":
             response.headers["connection"] = "close"
-        seconds = time.perf_counter() - start
-        models.meter.count("requests_total", route=operation.path, code=str(response.status_code))
-        models.meter.observe("request_seconds", seconds, labels)
-        if log.isEnabledFor(logging.INFO):
-            fields = {"route": operation.path, "code": response.status_code, "seconds": round(seconds, 6)}
-            log.info("request", extra={"fields": fields})
+        guard.finished(models, operation.path, response.status_code, start)
         return response
 
     return endpoint
 
 
 def _admit(operation: Operation, models: Models, key: str | None, request: Request) -> None:
-    """Refuses a request without the key, and any while models load or the server drains."""
     if operation.open or (operation.path == "/" and wants_page(request)):
         return
-    if key is not None:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            raise RefusedError(401, "this server wants its API key: Authorization: Bearer KEY", "unauthorised")
-    if models.state != "ready" and operation.path != "/metrics":
-        words = "the models are being loaded" if models.state == "loading" else "the server is about to stop"
-        raise RefusedError(503, f"{words}; try again later", models.state, 1.0)
+    guard.check_key(key, request.headers.get("authorization", ""))
+    if operation.path != "/metrics":
+        guard.check_state(models)
     models.admitted += operation.body is not None
 
 
-def _refused(operation: Operation, models: Models, error: Exception) -> Response:
-    found = refusal(error)
-    if found.status == 500:  # message and traceback could quote the text: neither is logged nor sent
-        log.error("failed", extra={"fields": {"route": operation.path, "error": type(error).__name__}})
-    models.meter.count("rejections_total", reason=found.reason)
+def _refused(operation: Operation, found: RefusedError) -> Response:
     headers = {"www-authenticate": "Bearer"} if found.status == 401 else found.headers
     message: Any = str(found)
     if operation.path.startswith("/v1/"):  # as OpenAI's clients read it

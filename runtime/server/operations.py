@@ -54,7 +54,7 @@ async def ready(models: Models, request: Request) -> Response:
 
 
 async def metrics(models: Models, request: Request) -> Response:
-    return Response(models.meter.text(), media_type="text/plain; version=0.0.4")
+    return Response(models.metrics(), media_type="text/plain; version=0.0.4")
 
 
 async def root(models: Models, request: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from heapq import nlargest
 from numbers import Real
@@ -23,13 +23,44 @@ COLDEST, HOTTEST = 0.001, 1000.0
 """Temperatures by which no logits overflow float32; useful ones lie between 0.5 and 5."""
 
 
+class Scores(Mapping[str, float]):
+    """Probabilities by label, read-only; `dict(scores)` is a plain dict. Nothing is made before it is asked for:
+    with many labels, a dict for every answer takes longer than all else around a small network."""
+
+    __slots__ = ("_names", "_row")
+
+    def __init__(self, names: Sequence[str], row: Floats) -> None:
+        self._names, self._row = names, row
+
+    def __getitem__(self, name: str) -> float:
+        return self._plain()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def items(self) -> ItemsView[str, float]:
+        return self._plain().items()
+
+    def values(self) -> ValuesView[float]:
+        return self._plain().values()
+
+    def __repr__(self) -> str:
+        return repr(self._plain())
+
+    def _plain(self) -> dict[str, float]:
+        return dict(zip(self._names, self._row.tolist(), strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Classification:
     """One answer. `score` is the label's probability; `truncated`: the text was longer than the model reads."""
 
     label: str
     score: float
-    scores: dict[str, float]
+    scores: Mapping[str, float]
     truncated: bool = False
 
     def __repr__(self) -> str:
@@ -45,7 +76,7 @@ class Labels:
     """
 
     labels: tuple[str, ...]
-    scores: dict[str, float]
+    scores: Mapping[str, float]
     truncated: bool = False
 
     def __repr__(self) -> str:
@@ -142,24 +173,27 @@ class TextClassification(Task):
             limits = self.thresholds or (0.5,) * len(labels)
             return [
                 Labels(
-                    tuple(name for name, p, least in zip(labels, row, limits, strict=True) if p >= least),
+                    tuple(name for name, p, least in zip(labels, row.tolist(), limits, strict=True) if p >= least),
                     self._scores(row),
                     cut,
                 )
-                for row, cut in zip(sigmoid(cooled).tolist(), encoded.truncated, strict=True)
+                for row, cut in zip(sigmoid(cooled), encoded.truncated, strict=True)
             ]
         # Of the logits: two probabilities may round to the same float.
-        best = logits.argmax(axis=-1).tolist()
-        rows = softmax(cooled).tolist()
+        best = logits.argmax(axis=-1)
+        rows = softmax(cooled)
+        likeliest = rows[np.arange(len(rows)), best].tolist()
         return [
-            Classification(labels[b], row[b], self._scores(row), cut)
-            for b, row, cut in zip(best, rows, encoded.truncated, strict=True)
+            Classification(labels[b], score, self._scores(row), cut)
+            for b, score, row, cut in zip(best.tolist(), likeliest, rows, encoded.truncated, strict=True)
         ]
 
-    def _scores(self, row: list[float]) -> dict[str, float]:
+    def _scores(self, row: Floats) -> Scores:
+        # A copy, so that an answer that is kept does not keep those of its whole batch.
         if not self.top_k:
-            return dict(zip(self.labels, row, strict=True))
-        return {self.labels[i]: row[i] for i in nlargest(self.top_k, range(len(row)), key=row.__getitem__)}
+            return Scores(self.labels, row.copy())
+        chosen = nlargest(self.top_k, range(len(row)), key=row.tolist().__getitem__)
+        return Scores([self.labels[i] for i in chosen], row[chosen])
 
     def targets(self, encoded: Encoded, labels: Sequence[Any]) -> Targets:
         """Class indices int64 (N,); for multi-label float32 (N, C) of 0 and 1."""

@@ -34,7 +34,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
 class Fake:
     """An engine whose first output is the batch's count of rows or columns, and whose second is always the same."""
 
-    name = "fake"
+    name, at_once = "fake", 1
 
     def __init__(self, axis: int, other: float) -> None:
         self.axis, self.other = axis, other

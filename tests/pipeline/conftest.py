@@ -9,20 +9,15 @@ import pytest
 
 from attar.cli import main
 from tests.fixtures_bundle import make_tiny_bundle
-from tests.models import make_checkpoint, sentences
-from tests.pipeline.refusals import RECIPE, Refused
+from tests.pipeline.refusals import Refused, write_material
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/ (a fine-tuned classifier), bundle/, train.csv and recipe.toml; every test has its own copy."""
     folder = tmp_path_factory.mktemp("bad")
-    make_checkpoint(folder / "base", layers=1, hidden=16, ffn=32, heads=2)
     make_tiny_bundle(folder / "bundle")
-    found = sentences(200)
-    rows = [f'"{text}",{label}' for text, label in zip(found.texts, found.labels or (), strict=True)]
-    (folder / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (folder / "recipe.toml").write_text(RECIPE)
+    write_material(folder)
     return folder
 
 

@@ -14,50 +14,21 @@ from attar.cli import main
 from attar.distill.student import Student
 from attar.export.onnx import to_onnx
 from attar.pipeline import run as pipeline
-from attar.runtime.bench.paired import Ratio
 from attar.runtime.errors import AttarError
 from tests.distill.pretended import NAME, pretended
-from tests.models import make_checkpoint, sentences
+from tests.pipeline import refusals as tiny
+from tests.pipeline.refusals import untimed, write_material
 
-RECIPE = """
-name = "tiny"
-
-[data]
-train = "train.csv"
-dev = 20
-test = 30
-
-[teacher]
-model = "base"
-epochs = 1
-max_length = 32
-
-[gate]
-margin = 90
-
-[[step]]
-use = "distill.distil"
-layers = [1]
-epochs = 1
-
-[[step]]
-use = "compress.quantize.int8"
-"""
+RECIPE = tiny.RECIPE.replace("[[step]]", "[gate]\nmargin = 90\n\n[[step]]", 1)
 THERE = f"cuda ({NAME})"
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with base/, train.csv and recipe.toml; no timing, and PyTorch finds a GPU."""
-    make_checkpoint(tmp_path / "base", layers=2, hidden=16, ffn=32, heads=2)
-    found = sentences(120)
-    rows = [f'"{text}",{label}' for text, label in zip(found.texts, found.labels or (), strict=True)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+    write_material(tmp_path, RECIPE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("attar.pipeline.steps.speedup", lambda *_: Ratio(1.5, 1.4, 1.6, 11))
-    nothing = {"bench": None, "overhead": None, "dev": 0.0, "p50_ms": 1.0}
-    monkeypatch.setattr(pipeline.Run, "measure", lambda _: nothing)
+    untimed(monkeypatch)
     # PyTorch's own exporter, of the baseline, traces with tensors that have no memory.
     monkeypatch.setattr(pipeline, "plain_files", lambda folder, task: {"model.onnx": to_onnx(Student.load(folder))})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

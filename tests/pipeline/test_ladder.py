@@ -175,3 +175,12 @@ def test_bad_ladders(change: tuple[str, str], said: str, tmp_path: Path) -> None
 def test_a_ladder_is_no_recipe(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(place / "ladder.toml"), "--out", str(tmp_path / "out")]) == 2
     assert "attar ladder" in capsys.readouterr().err
+
+
+def test_only_some_rungs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["ladder", str(place / "ladder.toml"), "--out", str(place / "out"), "--json", "--only"]
+    assert main([*command, "static"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [rung["name"] for rung in found["rungs"]] == ["static"]
+    assert main([*command, "static, stairs"]) == 2
+    assert "has no rung 'stairs'; it has one-layer, static, impossible" in capsys.readouterr().err

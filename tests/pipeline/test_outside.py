@@ -133,7 +133,7 @@ def test_a_model_that_wants_more_than_tokens(tmp_path: Path) -> None:
 class Neighbourly:
     """An engine whose answer to a row is its length over 100, plus the width of the batch over 1,000."""
 
-    name = "neighbourly"
+    name, at_once = "neighbourly", 1
 
     def run(self, ids: Ids, mask: Ids, types: Ids | None = None) -> Mapping[str, NDArray[np.float32]]:
         found = mask.sum(1, keepdims=True) / 100 + ids.shape[1] / 1000

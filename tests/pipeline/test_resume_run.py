@@ -12,16 +12,14 @@ import pytest
 
 from attar.cli import main
 from attar.distill import resume
-from attar.pipeline import run as pipeline
 from attar.pipeline.html import render
 from attar.pipeline.progress import Console
 from attar.pipeline.remarks import below_student, no_better_than_prior, remarks
 from attar.pipeline.report import Report, table
 from attar.pipeline.stages import Stages
-from attar.runtime.bench.paired import Ratio
 from attar.runtime.data import Examples
 from attar.runtime.tasks.classification import TextClassification
-from tests.models import make_checkpoint, sentences
+from tests.pipeline.refusals import untimed, write_material
 
 RECIPE = """
 name = "tiny"
@@ -53,16 +51,9 @@ learning_rate = 0
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with base/, train.csv and recipe.toml; a checkpoint after every step, and no timing."""
-    make_checkpoint(tmp_path / "base", layers=2, hidden=16, ffn=32, heads=2)
-    found = sentences(200)
-    rows = [f'"{text}",{label}' for text, label in zip(found.texts, found.labels or (), strict=True)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (tmp_path / "recipe.toml").write_text(RECIPE.format(rate=1e-3))
+    write_material(tmp_path, RECIPE.format(rate=1e-3), layers=2)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("attar.pipeline.steps.speedup", lambda *_: Ratio(1.5, 1.4, 1.6, 11))
-    monkeypatch.setattr(
-        pipeline.Run, "measure", lambda *_: {"bench": None, "overhead": None, "dev": 0.0, "p50_ms": 1.0}
-    )
+    untimed(monkeypatch)
     real = Stages.checkpoints
 
     def always(self: Stages, name: str, key: str) -> resume.Checkpoints | None:

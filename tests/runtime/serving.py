@@ -35,25 +35,24 @@ def ask(app: Any, method: str, path: str, **arguments: Any) -> httpx.Response:
     return asyncio.run(once())
 
 
-def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
-    """`attar serve` on a free port of the loopback interface, and its address."""
+def start(*arguments: object) -> tuple[Any, ...]:
+    """`attar serve` on a free port of the loopback interface, and its address; with `--grpc-port 0` that one too."""
     command = [sys.executable, "-m", "attar", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    address = re.search(r"https?://\S+", process.stderr.readline())
-    if address is None:
+    addresses = re.findall(r"\w+://\S+", process.stderr.readline())
+    if not addresses:
         process.kill()
         raise AssertionError(process.stderr.read())
-    return process, address.group()
+    return process, *addresses
 
 
 @contextlib.contextmanager
-def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(*arguments: object) -> Iterator[tuple[Any, ...]]:
     """`start`, stopped by SIGTERM in the end; it must leave by itself with 0 and say no word of a text."""
-    process, address = start(*arguments)
-    assert process.stderr is not None
+    process, *addresses = start(*arguments)
     try:
-        yield process, address
+        yield process, *addresses
     finally:
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
@@ -66,7 +65,7 @@ def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 class Held:
     """An engine that waits until it is opened; `entered` tells that it does. Tokens of `broken` texts fail."""
 
-    name = "held"
+    name, at_once = "held", 1
 
     def __init__(self, model: Model, broken: str = "awful") -> None:
         self.inner = model.engine

@@ -43,7 +43,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
 class Gate:
     """An engine that waits until it is opened, counts its calls, and breaks on a row with a chosen token."""
 
-    name = "gate"
+    name, at_once = "gate", 1
 
     def __init__(self, model: Model, poison: int = -1) -> None:
         self.inner, self.poison = model.engine, poison

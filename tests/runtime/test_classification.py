@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attar.runtime.errors import DataError, SettingsError
-from attar.runtime.tasks.base import Head
+from attar.runtime.tasks.base import Head, jsonable
 from attar.runtime.tasks.classification import Classification, Labels, TextClassification
 from attar.runtime.tokenizer import Encoded
 
@@ -297,3 +298,17 @@ def test_top_k_shows_the_highest_scores_first() -> None:
     for wrong in (-1, 1.5, "all", True):
         with pytest.raises(SettingsError, match="top_k must be a number of labels"):
             task.with_options({"top_k": wrong})
+
+
+def test_scores_are_a_read_only_mapping() -> None:
+    task = TextClassification(("a", "b", "c"))
+    [answer] = task.answers(Encoded([[1]], [False]), {"logits": np.log(np.array([[1, 2, 5]], np.float32))})
+    scores = answer.scores
+    assert dict(scores) == pytest.approx({"a": 0.125, "b": 0.25, "c": 0.625})
+    assert scores == dict(scores) and len(scores) == 3 and repr(scores) == repr(dict(scores))
+    assert list(scores.items()) == list(zip(scores, scores.values(), strict=True))
+    assert pickle.loads(pickle.dumps(answer)) == answer and json.loads(json.dumps(jsonable(answer)))["scores"] == scores
+    with pytest.raises(KeyError, match="d"):
+        scores["d"]
+    with pytest.raises(TypeError):
+        scores["a"] = 1.0

@@ -20,7 +20,7 @@ from attar.runtime import server
 from attar.runtime.errors import BundleError, SettingsError
 from attar.runtime.model import Model, load
 from attar.runtime.server import Settings, exchange
-from attar.runtime.server.run import listen
+from attar.runtime.server.setup import listen
 from attar.runtime.waiting import Limits
 from tests.fixtures_bundle import MAX_BATCH, make_tiny_bundle
 from tests.runtime.serving import ask, holding, serving

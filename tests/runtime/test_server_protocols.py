@@ -18,7 +18,7 @@ from attar.runtime.errors import SettingsError
 from attar.runtime.model import Model
 from attar.runtime.server.app import application
 from attar.runtime.server.metrics import Meter
-from attar.runtime.server.models import Models, find_bundles, load_bundles
+from attar.runtime.server.models import Models, find_bundles
 from attar.runtime.tasks.base import jsonable
 from attar.runtime.waiting import Limits
 from tests.runtime.serving import KINDS, TEXT, ask, example, serving
@@ -35,9 +35,8 @@ def test_a_folder_of_bundles_is_served_by_the_names_of_folders(folder: Path) -> 
 
 
 def test_options_are_for_a_single_bundle(folder: Path) -> None:
-    models = Models(Meter(), Limits())
     with pytest.raises(SettingsError, match="single bundle"):
-        load_bundles(models, find_bundles(folder), 1, {"top_k": 1}, 0.0)
+        server.serve(folder, port=0, threads=1, options={"top_k": 1})
 
 
 def test_while_models_load_only_health_answers() -> None:
@@ -108,7 +107,7 @@ def test_a_number_that_is_not_finite_fails_its_request_alone(models: Mapping[str
     engine = own.engine
 
     class Infinite:
-        name = "infinite"
+        name, at_once = "infinite", 1
 
         def run(self, *arguments: Any) -> Any:
             return {name: np.full_like(values, np.nan) for name, values in engine.run(*arguments).items()}
