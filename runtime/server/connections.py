@@ -46,16 +46,25 @@ class Bounded(_Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
-        for cycle in self._cycles:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._leave()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Tells all requests at work that nobody reads what they answer."""
+        for cycle in (*self._cycles, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         self._bytes += len(data)
         super().data_received(data)
-        if self.cycle is not before:
+        if self.cycle is not before or self.transport.is_closing():
             self._bytes = 0
         elif self._bytes > (MAX_REST if self._at_work() or (before and before.more_body) else MAX_HEAD):
             self.transport.abort()

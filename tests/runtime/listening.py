@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attar.runtime.server.connections import Bounded
-from attar.runtime.server.run import listen
+from attar.runtime.server.setup import listen
 
 Address = tuple[str, int]
 
