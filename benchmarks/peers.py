@@ -41,7 +41,7 @@ from benchmarks.record import Record
 HERE = Path(__file__).resolve().parent
 MINUTES = 30
 """What a peer may take to convert or to train."""
-MAIN = ("torch", "transformers", "optimum-onnx", "onnxruntime", "tokenizers")
+MAIN = ("nncf", "torch", "transformers", "optimum-onnx", "onnxruntime", "tokenizers")
 """Packages whose versions the table names, beside the peer's own."""
 OURS, AGAIN = "attar", "attar again"
 COLUMNS = (
@@ -170,6 +170,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.peers = known() if args.peers == "all" else [name for name in args.peers.split(",") if name]
     if wrong := sorted({*args.peers} - {*known()}):
         parser.error(f"unknown peer {wrong[0]!r}; known: {', '.join(known())}")
+    if args.rounds < 2:
+        parser.error("--rounds must be at least 2: an interval needs them")
     return args
 
 
