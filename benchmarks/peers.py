@@ -1,6 +1,6 @@
 """Other systems against a bundle: the same weights, or the same training data; accuracy, speed and size.
 
-python benchmarks/peers.py BUNDLE --student STUDENT --data TEST --train TRAIN --peers all --environments DIR
+python benchmarks/peers.py BUNDLE --student STUDENT --data TEST --train TRAIN --base asset:minilm --environments DIR
 python benchmarks/peers.py BUNDLE --data TEST --train TRAIN --base asset:minilm --peers model2vec,setfit
 python benchmarks/peers.py ... --prepare          # environments, conversions, trainings and accuracy, no timing
 
@@ -10,8 +10,9 @@ first token, so they give that token's vector and the student's own head follows
 themselves read TRAIN, and begin with --base.
 
 A peer is one file, benchmarks/peers/run_NAME.py, in an environment of its own, DIR/NAME, with exactly the packages of
-benchmarks/environments/NAME.txt; it is made where it is missing. All systems take turns with the bundle in processes
-of their own (runtime/bench/coordinator.py), from text to answer, each with its best batch and its texts sorted by
+benchmarks/environments/NAME.txt, which is what `pip freeze` says after pip chose them; it is made where it is missing,
+and may be deleted. What peers convert or train is kept in DIR/made. All systems take turns with the bundle in processes
+of their own (peers_rounds.py), from text to answer, each with its best batch and its texts sorted by
 length. A second process of the bundle shows the noise. A peer that fails is a row with its reason; exit status 1: none
 ran.
 """
@@ -45,8 +46,8 @@ MAIN = ("nncf", "torch", "transformers", "optimum-onnx", "onnxruntime", "tokeniz
 """Packages whose versions the table names, beside the peer's own."""
 OURS, AGAIN = "attar", "attar again"
 COLUMNS = (
-    "system", "versions", "accuracy", "single text, p50 ms", "attar is faster by", "texts a second",
-    "attar is faster by", "batch", "MB",
+    "system", "versions", "accuracy", "single text, p50 ms", "attar: times as fast", "texts a second",
+    "attar: times as fast", "batch", "MB",
 )  # fmt: skip
 
 
