@@ -29,7 +29,7 @@ Batch = Callable[[list[str]], Floats]
 """Texts (B,) to vectors (B, H), or to probabilities (B, C)."""
 Prepare = Callable[[Path, Path], None]
 Load = Callable[[Path, Path, int], Batch]
-BATCHES = (1, 4, 8, 16, 32, 64, 128)
+BATCHES = (1, 4, 8, 16, 32, 64, 128, 256)
 
 
 class System:

@@ -82,7 +82,7 @@ def test_peers_are_rows_and_those_that_fail_say_why(
     assert good[:3] == ["good: always positive", "good 1.2.3, onnxruntime 5.6", "50.00"]
     speed = re.compile(r"\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]")
     assert good[-1] == "2.0" and speed.fullmatch(good[4]) and speed.fullmatch(good[6])
-    assert int(good[7]) in (1, 4, 8, 16, 32, 64, 128)
+    assert int(good[7]) in (1, 4, 8, 16, 32, 64, 128, 256)
     assert never[:2] == ["never", "does not convert or train: no kernel for this"] and not any(never[2:])
     assert [len(system["p50_ms"]) for system in record["data"]] == [2, 2, 2]
     assert "| good: always positive |" in capsys.readouterr().out
