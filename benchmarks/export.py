@@ -7,7 +7,7 @@ alone, by which our last layer is nearly free; a tagger reads all.
 Where a session's weights happen to lie in memory moves its time by up to 5 %, so every graph has several sessions. On a
 machine that does other work too, `--cpu-time` counts what the processor gave to the one thread that computes.
 
-python benchmarks/export.py [--cpu-time] [--layers 6] [--kinds token-classification] [--rounds 9]
+python benchmarks/export.py [--cpu-time] [--layers 6] [--kinds token-classification] [--rounds 9] [--json FILE]
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from random_models import CLASSES, MIXED, call, checkpoint
 
 from attar.distill.student import Student
 from attar.export.onnx import to_onnx
@@ -29,7 +29,10 @@ from attar.export.onnx.plain import export_plain
 from attar.runtime.bench.paired import compare_each
 from attar.runtime.cpu import machine
 from attar.runtime.engines.onnx import OnnxEngine
+from benchmarks.random_models import CLASSES, MIXED, call, checkpoint
+from benchmarks.record import Record, cells
 
+HEADER = "| kind | batch | times as fast | bar |\n|---|---|---|---|"
 SESSIONS = 3
 BATCHES: dict[str, list[int]] = {
     "1 x 16": [16],
@@ -53,7 +56,7 @@ def difference(plain: OnnxEngine, ours: OnnxEngine, lengths: list[int]) -> float
     return worst
 
 
-def measure(kind: str, layers: int, rounds: int, cpu_time: bool, batches: Sequence[str]) -> list[dict[str, object]]:
+def measure(kind: str, layers: int, rounds: int, cpu_time: bool, batches: Sequence[str]) -> list[dict[str, Any]]:
     """A record for each batch."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = checkpoint(Path(scratch), layers, kind)
@@ -61,17 +64,31 @@ def measure(kind: str, layers: int, rounds: int, cpu_time: bool, batches: Sequen
         models = export_plain(folder, student.task), to_onnx(student)
     pairs = [tuple(OnnxEngine(model, threads=1) for model in models) for _ in range(SESSIONS)]
     clock = time.thread_time_ns if cpu_time else time.perf_counter_ns
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for batch in batches:
         lengths = BATCHES[batch]
         calls = [(call(plain, lengths), call(ours, lengths)) for plain, ours in pairs]
         ratio = compare_each(calls * max(1, 256 // sum(lengths)), rounds, warmup=1, clock=clock)
-        record = {"kind": kind, "batch": batch, **ratio.to_json(), "bar": BARS[batch]}
+        record: dict[str, Any] = {"kind": kind, "batch": batch, **ratio.to_json(), "bar": BARS[batch]}
         found.append({**record, "difference": difference(*pairs[0], lengths)})
-        print(
-            f"| {kind} | {batch} | {ratio.ratio:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] | {BARS[batch]} |", flush=True
-        )
+        print(line(found[-1]), flush=True)
     return found
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """The row of a record."""
+    ratio = f"{record['ratio']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"
+    return f"| {record['kind']} | {record['batch']} | {ratio} | {record['bar']} |"
+
+
+def note(args: argparse.Namespace) -> str:
+    """How the ratios were taken."""
+    clock = "processor time of the thread" if args.cpu_time else "wall time"
+    return (
+        f"{args.layers} layers of MiniLM's sizes with random weights, fp32, one thread of ONNX Runtime: how many times "
+        f"as fast as the plain export of PyTorch (eager attention), by {clock}, {SESSIONS} sessions of each graph in "
+        f"{args.rounds} rounds in turns; geometric means with 95 % t intervals."
+    )
 
 
 def main() -> None:
@@ -81,11 +98,15 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", default=list(BATCHES), choices=list(BATCHES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cpu-time", action="store_true", help="count the time of one thread, not that of the clock")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record of the table")
     args = parser.parse_args()
     logging.disable()
-    print("| kind | batch | times as fast | bar |\n|---|---|---|---|")
+    print(HEADER)
     found = [r for k in args.kinds for r in measure(k, args.layers, args.rounds, args.cpu_time, args.batches)]
-    print(json.dumps({"machine": machine(), **vars(args), "ratios": found}))
+    lines = [cells(line(record)) for record in found]
+    Record("The exported graph", cells(HEADER.splitlines()[0]), lines, note(args), found).write(args.json)
+    told = {name: value for name, value in vars(args).items() if name != "json"}
+    print(json.dumps({"machine": machine(), **told, "ratios": found}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python benchmarks/int8.py                               # 6 and 3 layers of MiniLM's sizes, every row, every batch
 python benchmarks/int8.py --layers 6 --rows per_token --rounds 21
+python benchmarks/int8.py --json FILE                   # the record of the table, for benchmarks/RESULTS.md
 
 Weights are random: speed does not depend on them, accuracy does, and is not asked for here. Above 1 a row is faster
 than the baseline. The baseline and a row take turns within every round (runtime/bench/paired.py).
@@ -13,13 +14,13 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from random_models import MIXED, call, checkpoint
 
 from attar.compress.quantize.plan import QuantPlan
 from attar.compress.quantize.static import calibrate, shared
@@ -29,6 +30,8 @@ from attar.export.onnx.plain import export_plain
 from attar.runtime.bench.paired import compare
 from attar.runtime.cpu import machine
 from attar.runtime.engines.onnx import OnnxEngine
+from benchmarks.random_models import MIXED, call, checkpoint
+from benchmarks.record import Record, cells
 
 BATCHES: dict[str, list[int]] = {
     "1 x 16": [16],
@@ -36,6 +39,7 @@ BATCHES: dict[str, list[int]] = {
     "32 x 64": [64] * 32,
     "32, mixed": MIXED,
 }
+HEADER = "| layers | row | " + " | ".join(BATCHES) + " |\n|---|---|" + "---|" * len(BATCHES)
 BASELINE = "dynamic"
 WORDS = ("w1 w2 w3", "w4 w5")
 """Texts in the made-up words of the tokenizer."""
@@ -74,22 +78,26 @@ def rows(student: Student, folder: Path) -> dict[str, Callable[[], bytes]]:
     }
 
 
-def measure(layers: int, chosen: list[str], rounds: int) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
+def measure(layers: int, chosen: list[str], rounds: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = checkpoint(Path(scratch), layers)
         makers = rows(Student.load(folder), folder)
         base = OnnxEngine(makers[BASELINE](), threads=1)
         for name in chosen:
             engine = OnnxEngine(makers[name](), threads=1)
-            cells = []
             for batch, lengths in BATCHES.items():
                 a, b = call(base, lengths), call(engine, lengths)
                 ratio = compare(a, b, rounds, inner=max(1, 128 // sum(lengths)))
                 found.append({"layers": layers, "row": name, "batch": batch, **ratio.to_json()})
-                cells.append(f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
-            print("| " + " | ".join([str(layers), name, *cells]) + " |", flush=True)
+            print(line(found[-len(BATCHES) :]), flush=True)
     return found
+
+
+def line(records: Sequence[Mapping[str, Any]]) -> str:
+    """The row of one scheme: a cell a batch."""
+    ratios = [f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in records]
+    return "| " + " | ".join([str(records[0]["layers"]), records[0]["row"], *ratios]) + " |"
 
 
 def main() -> None:
@@ -98,10 +106,18 @@ def main() -> None:
     names = ["fp32", "dynamic, plain export", "per_token", "static", "mixed"]
     parser.add_argument("--rows", nargs="+", default=names, choices=names)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record of the table")
     args = parser.parse_args()
     logging.disable()
-    print("| layers | row | " + " | ".join(BATCHES) + " |\n|---|---|" + "---|" * len(BATCHES))
+    print(HEADER)
     found = [record for layers in args.layers for record in measure(layers, args.rows, args.rounds)]
+    size = len(BATCHES)
+    lines = [cells(line(found[start : start + size])) for start in range(0, len(found), size)]
+    note = (
+        "Random weights of MiniLM's sizes, one thread of ONNX Runtime: how many times as fast as its own dynamic int8 "
+        f"of the same graph, by wall time, {args.rounds} rounds in turns; geometric means with 95 % t intervals."
+    )
+    Record("Schemes of int8 by their speed", cells(HEADER.splitlines()[0]), lines, note, found).write(args.json)
     print(json.dumps({"machine": machine(), "baseline": f"{BASELINE}, ONNX Runtime's of our graph", "ratios": found}))
 
 

@@ -7,8 +7,6 @@ begin with `pip install` make its environment; without such lines it runs in att
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,10 +17,10 @@ import onnx
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from attar.runtime.errors import AttarError
+from benchmarks.environment import interpreter as made
+from benchmarks.environment import run
 
 PEERS = Path(__file__).resolve().parent / "peers"
-MINUTES = 10
-"""What a peer may take for one model."""
 SOURCE, CALIBRATION, TARGET = "request.onnx", "calibration.npz", "answer.onnx"
 
 
@@ -70,27 +68,6 @@ def quantized(name: str, folder: Path, environments: Path) -> bytes:
 
 
 def interpreter(name: str, environment: Path) -> Path:
-    """The Python of a peer, whose environment is made anew where its pins have changed since."""
+    """The Python of a peer: attar's own where it asks for none."""
     commands = installs(name)
-    if not commands:
-        return Path(sys.executable)
-    python, done = (environment / "bin" / "python").absolute(), environment / "installed.txt"
-    wanted = "\n".join(" ".join(command) for command in commands)
-    if not done.is_file() or done.read_text(encoding="utf-8") != wanted:
-        run([sys.executable, "-m", "venv", "--clear", str(environment)], "has no environment")
-        for command in commands:
-            run([str(python), "-m", "pip", "install", *command], "does not install")
-        done.write_text(wanted, encoding="utf-8")
-    return python
-
-
-def run(command: Sequence[str], trouble: str, folder: Path | None = None) -> None:
-    """Runs in a folder, without the caller's Python path; `AttarError` with the last line it printed where it fails."""
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    try:
-        found = subprocess.run(command, env=clean, cwd=folder, capture_output=True, text=True, timeout=60 * MINUTES)
-    except subprocess.TimeoutExpired as error:
-        raise AttarError(f"{trouble}: took more than {MINUTES} minutes") from error
-    if found.returncode:
-        lines = [line.strip() for line in (found.stderr or found.stdout).splitlines() if line.strip()]
-        raise AttarError(f"{trouble}: {lines[-1][:200] if lines else f'exit status {found.returncode}'}")
+    return made(environment, commands) if commands else Path(sys.executable)
