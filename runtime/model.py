@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.bundle import Bundle
-from attar.runtime.engines import tensorrt
-from attar.runtime.engines.onnx import Engine, OnnxEngine
+from attar.runtime.engines.onnx import Engine
 from attar.runtime.engines.profiles import BATCH_TOKENS
+from attar.runtime.engines.starting import Choice, golden_of, start
 from attar.runtime.errors import BundleError, DataError, SettingsError
 from attar.runtime.tasks.base import Outputs, Task, activate
 from attar.runtime.tokenizer import Encoded, Text, pad
@@ -21,6 +22,9 @@ from attar.runtime.tokenizer import Encoded, Text, pad
 GOLDEN_TOLERANCE = 0.02
 """Largest difference that a golden input may show, in probability or relative to a number above 1: other processors
 round int8 differently."""
+PADDED_TOLERANCE = 0.002
+"""Largest difference, in the same terms, between a golden input alone and in a padded batch: ONNX Runtime shows none,
+other engines their rounding; one that is wrong about padding shows more."""
 
 
 class Model:
@@ -120,28 +124,83 @@ class Model:
         if batch:
             yield batch
 
+    def warm_up(
+        self, seconds: float, *, batch_tokens: int | None = None, observe: Callable[[int, float], None] | None = None
+    ) -> int:
+        """Computes batches of every length, 8, 16, 32 tokens and so on, one text and a full batch of each, so that no
+        user waits for what an engine sets up for a shape it has not seen.
+
+        Small shapes come first; no new one is begun after `seconds`. Returns how many were computed.
+
+        Args:
+            batch_tokens: those of a full batch; by default the model's own.
+            observe: called behind each shape with its tokens and seconds.
+        """
+        end, shapes = time.monotonic() + seconds, self._shapes(batch_tokens or self.batch_tokens)
+        for done, (rows, length) in enumerate(shapes):
+            start = time.monotonic()
+            if start >= end:
+                return done
+            self.try_shape(rows, length)
+            if observe is not None:
+                observe(rows * length, time.monotonic() - start)
+        return len(shapes)
+
+    def _shapes(self, batch_tokens: int) -> list[tuple[int, int]]:
+        """Rows and length of typical batches, the smallest first."""
+        longest, most = self.task.max_length, self.manifest.limits["max_batch"]
+        lengths = [2**k for k in range(3, 32) if 2**k < longest] + [longest]
+        sizes = {(rows, length) for length in lengths for rows in (1, min(most, batch_tokens // length))}
+        return sorted((shape for shape in sizes if shape[0]), key=lambda shape: (shape[0] * shape[1], shape))
+
+    def try_shape(self, rows: int, length: int) -> None:
+        """Computes a batch of this shape that says nothing."""
+        ids = np.full((rows, length), self.tokenizer.pad_id, dtype=np.int64)
+        self.engine.run(ids, np.ones_like(ids))
+
     def replay_golden(self, golden: bytes) -> float:
-        """Replays the golden inputs; the largest difference found, or `BundleError` where it is too large."""
+        """Replays the golden inputs, each alone and all in one padded batch; the largest difference to what is expected
+        found, or `BundleError` where it is too large."""
         record = json.loads(golden)
-        differences = []
-        for item, expected in zip(record["texts"], record["outputs"], strict=True):
-            for name, found in golden_outputs(self, self._parse(item, None)).items():
-                wanted = np.array(expected[name], dtype=np.float64).reshape(found.shape)
-                differences.append(float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max(initial=0.0)))
-        worst = float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
+        texts = [self._parse(item, None) for item in record["texts"]]
+        alone = [golden_outputs(self, text) for text in texts]
+        wanted = [{name: np.reshape(outputs[name], found[name].shape) for name in found}
+                  for found, outputs in zip(alone, record["outputs"], strict=True)]  # fmt: skip
+        worst = max_difference(zip(alone, wanted, strict=True))
         if not worst <= GOLDEN_TOLERANCE:
             raise BundleError(
                 f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, "
                 f"at most {GOLDEN_TOLERANCE} is allowed. Run `attar doctor`, and export the bundle for this "
                 "machine's instruction set."
             )
+        joined = {name: np.concatenate([found[name] for found in alone]) for name in alone[0]} if alone else {}
+        padded = max_difference([(_activated(self, texts), joined)]) if alone else 0.0
+        if not padded <= PADDED_TOLERANCE:
+            raise BundleError(
+                f"{self.engine.name} gives golden inputs other scores in a padded batch than alone: by {padded:.3f}, "
+                f"at most {PADDED_TOLERANCE} is allowed. Load the bundle with another engine"
+            )
         return worst
+
+
+def max_difference(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
+    """The largest difference of found and wanted outputs by head, relative to a number above 1; NaN stays NaN."""
+    differences = [
+        float((np.abs(found[name] - wanted[name]) / np.maximum(1.0, np.abs(wanted[name]))).max(initial=0.0))
+        for found, wanted in pairs
+        for name in found
+    ]
+    return float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
 
 
 def golden_outputs(model: Model, text: Text) -> dict[str, Any]:
     """Activated outputs of one input by head, in float64: what golden inputs are compared in. Windows are stacked."""
-    encoded = model.task.encode(model.tokenizer, [text])
-    found = model.outputs(encoded)
+    return _activated(model, [text])
+
+
+def _activated(model: Model, texts: Sequence[Text]) -> dict[str, Any]:
+    """The same of several inputs, one after another."""
+    found = model.outputs(model.task.encode(model.tokenizer, texts))
     return {
         head.name: np.concatenate([activate(head, np.atleast_2d(row)) for row in found[head.name]]).astype(np.float64)
         for head in model.task.heads
@@ -154,38 +213,43 @@ def load(
     engine: str = "onnx",
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Model:
     """Reads, verifies and starts a bundle.
 
     Args:
         path: the bundle's folder.
-        engine: `onnx`, ONNX Runtime; or `tensorrt`, on an NVIDIA GPU, for bundles that `attar tensorrt` was at.
-        device: of `onnx`, `cpu` or `cuda`; of `tensorrt`, `cuda`. By default the first.
-        threads: of `onnx`, threads of one call; by default the cores this process may use (affinity and cgroup quota).
+        engine: `onnx`, ONNX Runtime; `openvino`; `tensorrt`, on an NVIDIA GPU, for bundles that `attar tensorrt` was
+            at; or `auto`, the fastest of those that run the bundle here, measured once and remembered.
+        device: of `onnx` `cpu`, `cuda`, or `tensorrt`, ONNX Runtime's provider of it; of `openvino` `cpu`; of
+            `tensorrt` `cuda`. By default the first. With `auto` it narrows the choice.
+        threads: of engines on the CPU, threads of one call; by default the cores this process may use (affinity and
+            cgroup quota).
+        precision: of `openvino`, `fp32` by default, or `bf16`, whose answers no gate has judged.
         options: what the task lets users choose about its answers, such as `{"aggregation": "first"}` or
             `{"top_k": 3}`; an unknown one is refused with the known ones.
 
     Raises:
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
-        SettingsError: an unknown option, or a value that the task refuses; a GPU that cannot be used.
+        SettingsError: an unknown option, or a value that the task refuses; an engine or a device that cannot be used.
     """
+    asked = Choice(engine, device, precision)
+    if engine == "tensorrt" and threads is not None:
+        raise SettingsError("TensorRT runs on the GPU and takes no threads: leave out threads")
     bundle = Bundle.read(path)
     missing = sorted({"model.onnx", "tokenizer.json", "golden.json"} - bundle.contents.keys())
     if missing:
         raise BundleError(f"the bundle at {path} lists no {missing[0]}; export it again")
     task = bundle.manifest.task.with_options(options or {})
-    model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
-    model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])
-    return model
 
+    def proved(choice: Choice) -> Model:
+        model = Model(bundle, start(choice, bundle, threads), task=task)
+        model.replay_golden(bundle.contents[golden_of(choice)])
+        return model
 
-def _engine(name: str, bundle: Bundle, device: str | None, threads: int | None) -> Engine:
-    """The engine of this name, on the device."""
-    if name == "onnx":
-        return OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device or "cpu", files=bundle.contents)
-    if name != "tensorrt":
-        raise SettingsError(f"engine must be onnx or tensorrt, not {name!r}")
-    if threads is not None or device not in (None, "cuda"):
-        raise SettingsError("TensorRT runs on the GPU and takes no threads: leave out device and threads")
-    return tensorrt.load(bundle.contents)
+    if engine != "auto":
+        return proved(asked)
+    from attar.runtime.engines.auto import fastest
+
+    return fastest(bundle, device, threads, proved)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.cli.predict import engine_arguments, engine_choice
+
 if TYPE_CHECKING:
     from attar.runtime.data import Examples
     from attar.runtime.tasks.base import Task
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-column", metavar="NAME", help="the label column of --data; with labels, accuracy too")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="interleaved rounds (default: 9)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each system (default: the usable cores)")
+    engine_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
 
 
@@ -55,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.text_column is not None or args.label_column is not None:
         raise SettingsError("--text-column and --label-column name columns of --data, which is missing")
     result = bench(
-        args.bundle, args.against, texts, labels, rounds=args.rounds, threads=args.threads, progress=_progress
-    )
+        args.bundle, args.against, texts, labels, rounds=args.rounds, threads=args.threads, progress=_progress,
+        choice=engine_choice(args),
+    )  # fmt: skip
     print(json.dumps(result.to_json()) if args.json else result.table(), flush=True)
     return 0
 

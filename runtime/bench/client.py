@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from attar.runtime.bundle import MANIFEST
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import AttarError, SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -34,11 +36,14 @@ def module_for(path: Path) -> str:
 class Worker:
     """A system in a process of its own, as a context manager; an error there is an `AttarError` here."""
 
-    def __init__(self, name: str, path: Path, threads: int, max_length: int) -> None:
+    def __init__(self, name: str, path: Path, threads: int, max_length: int, choice: Choice | None = None) -> None:
+        """`choice`: the engine of a bundle, which is else the default."""
         module = module_for(path)
         command = [sys.executable, "-P", "-m", module, str(path), "--threads", str(threads)]
         if module.startswith("attar.distill"):
             command += ["--max-length", str(max_length)]
+        elif choice is not None:
+            command += ["--choice", json.dumps(asdict(choice))]
         self.name = name
         # A file and not a pipe: nobody reads it while the worker runs, and a full pipe would block it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__

@@ -16,6 +16,7 @@ from attar.runtime.bench.paired import summarize
 from attar.runtime.bench.result import BenchResult, Speedup, SystemResult
 from attar.runtime.bundle import Bundle
 from attar.runtime.cpu import machine, usable_cores
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -53,6 +54,7 @@ def bench(
     rounds: int = 9,
     threads: int | None = None,
     progress: Progress | None = None,
+    choice: Choice | None = None,
 ) -> BenchResult:
     """Measures `bundle` and every folder in `against`: text in, label out, tokenizer included.
 
@@ -62,6 +64,7 @@ def bench(
         labels: the right label of each text, for what the task's gate judges, on all texts.
         rounds: at least 2; each gives one ratio a baseline and metric.
         threads: of each system; by default the cores that this process may use.
+        choice: the engine of `bundle`; bundles in `against` keep the default one.
         progress: called with one short line at every step.
 
     Raises:
@@ -77,12 +80,12 @@ def bench(
     whole = _choose(timed, min(len(timed), WHOLE_TEXTS))
     rows = task.encode(task.reader(read.contents["tokenizer.json"], read.manifest.pad_id), whole).ids
     tokens = sum(map(len, rows)) / len(whole)
-    paths = [bundle, *against]
+    paths: list[tuple[Path, Choice | None]] = [(bundle, choice), *((path, None) for path in against)]
     with ExitStack() as stack:
         systems = []
-        for name, path in zip(_names(paths), paths, strict=True):
+        for name, (path, engine) in zip(_names([path for path, _ in paths]), paths, strict=True):
             say(f"loading {name}")
-            systems.append(_start(stack.enter_context(Worker(name, path, count, task.max_length))))
+            systems.append(_start(stack.enter_context(Worker(name, path, count, task.max_length, engine))))
         accuracy, notes = _accuracy(systems, task.gates_on(texts), texts, labels, say)
         _tune(systems, whole[:TUNE_TEXTS], say)
         _measure(systems, whole, rounds, say)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from attar.runtime.batcher import Batcher, Limits
 from attar.runtime.bundle import MANIFEST
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import BundleError, SettingsError
 from attar.runtime.model import Model, load
 from attar.runtime.server.metrics import Meter
@@ -83,13 +84,14 @@ def find_bundles(path: str | os.PathLike[str]) -> Mapping[str | None, Path]:
 
 
 def load_bundles(
-    models: Models, bundles: Mapping[str | None, Path], threads: int | None, options: Mapping[str, Any], warm_up: float
-) -> None:
+    models: Models, bundles: Mapping[str | None, Path], threads: int | None, options: Mapping[str, Any],
+    warm_up: float, choice: Choice,
+) -> None:  # fmt: skip
     """Loads bundles one after another; the first that cannot be loaded is an error of all."""
     if options and None not in bundles:
         raise SettingsError("options of the task are for a single bundle; serve this one alone")
     for name, path in bundles.items():
-        model = load(path, threads=threads, options=options)
+        model = load(path, threads=threads, options=options, **asdict(choice))
         models.add(model.manifest.name if name is None else name, model, warm_up / len(bundles))
 
 

@@ -59,7 +59,7 @@ def run(
         scheme = "https" if settings.ssl_certfile else "http"
 
         def load() -> None:
-            load_bundles(models, bundles, threads, options, settings.warm_up)
+            load_bundles(models, bundles, threads, options, settings.warm_up, settings.engine)
             names = ", ".join(models.served)
             print(f"attar: serving {names} at {scheme}://{shown}:{bound}", file=sys.stderr, flush=True)
 
