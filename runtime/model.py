@@ -22,9 +22,9 @@ from attar.runtime.tokenizer import Encoded, Text, pad
 GOLDEN_TOLERANCE = 0.02
 """Largest difference that a golden input may show, in probability or relative to a number above 1: other processors
 round int8 differently."""
-PADDED_TOLERANCE = 0.002
+PADDED_TOLERANCE = 0.01
 """Largest difference, in the same terms, between a golden input alone and in a padded batch: ONNX Runtime shows none,
-other engines their rounding; one that is wrong about padding shows more."""
+OpenVINO's bf16 some 0.004 (0.015 in logits); an engine that is wrong about padding shows more."""
 
 
 class Model:
@@ -169,9 +169,9 @@ class Model:
         worst = max_difference(zip(alone, wanted, strict=True))
         if not worst <= GOLDEN_TOLERANCE:
             raise BundleError(
-                f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, "
-                f"at most {GOLDEN_TOLERANCE} is allowed. Run `attar doctor`, and export the bundle for this "
-                "machine's instruction set."
+                f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, at most "
+                f"{GOLDEN_TOLERANCE} is allowed. Run `attar doctor`, and leave out engine and precision, or export "
+                "the bundle for this machine's instruction set."
             )
         joined = {name: np.concatenate([found[name] for found in alone]) for name in alone[0]} if alone else {}
         padded = max_difference([(_activated(self, texts), joined)]) if alone else 0.0

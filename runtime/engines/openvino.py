@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, by its own reader of ONNX: fp32 and static int8 graphs, in fp32 or in bf16.
 
 Its sums depend on the shape of a batch: in fp32 the same text alone and in a padded batch differs in the last bits
-(benchmarks/NOTES.md, "OpenVINO"), so that the promise of equal bits is ONNX Runtime's alone.
+(benchmarks/NOTES.md, "Engines"), so that the promise of equal bits is ONNX Runtime's alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ WRONG: Mapping[str, str] = dict.fromkeys(("LSTMSequence", "GRUSequence", "RNNSeq
 """Operators that OpenVINO 2026.4.1 reads and computes wrongly where texts are padded."""
 FATAL = frozenset({"i4", "u4"})
 """Weights of these types kill the process at the first call (an integer division by zero, in 2026.4.1)."""
+CACHED = 64
+"""Kernels kept for shapes that come again; its own 5000 grow beyond a gigabyte where lengths vary."""
 REMEDY = 'load the bundle with engine="onnx"'
 
 
@@ -76,6 +78,7 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # else every model of a process is bound to the same cores
+            "CPU_RUNTIME_CACHE_CAPACITY": CACHED,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else int8 weights take int8 activations, which no gate has seen
         })  # fmt: skip
         self.name = f"openvino {version} (CPU, {precision})"
