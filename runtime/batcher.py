@@ -19,8 +19,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
-import numpy as np
-
 from attar.runtime.errors import ClosedError, DataError, OverloadedError, SettingsError
 from attar.runtime.model import Model
 from attar.runtime.tokenizer import Text
@@ -132,24 +130,13 @@ class Batcher:
         return self._line.tokens
 
     def warm_up(self, seconds: float) -> int:
-        """Computes batches of every length, 8, 16, 32 tokens and so on, one text and a full batch of each.
+        """`Model.warm_up` with the line's batches, whose speed it learns."""
 
-        Small shapes come first; no new one is begun after `seconds`. Returns how many were computed.
-        """
-        end = time.monotonic() + seconds
-        longest, most = self.model.task.max_length, self.model.manifest.limits["max_batch"]
-        lengths = [2**k for k in range(3, 32) if 2**k < longest] + [longest]
-        sizes = {(rows, length) for length in lengths for rows in (1, min(most, self.limits.batch_tokens // length))}
-        shapes = sorted((shape for shape in sizes if shape[0]), key=lambda shape: (math.prod(shape), shape))
-        for done, (rows, length) in enumerate(shapes):
-            start = time.monotonic()
-            if start >= end:
-                return done
-            ids = np.full((rows, length), self.model.tokenizer.pad_id, dtype=np.int64)
-            self.model.engine.run(ids, np.ones_like(ids))
+        def learn(tokens: int, spent: float) -> None:
             with self._changed:
-                self._line.learn_speed(rows * length, time.monotonic() - start)
-        return len(shapes)
+                self._line.learn_speed(tokens, spent)
+
+        return self.model.warm_up(seconds, batch_tokens=self.limits.batch_tokens, observe=learn)
 
     def learn_from(self, other: Batcher) -> None:
         """Expects the speed of another one, whose place it takes: one slow batch at first would refuse its requests."""

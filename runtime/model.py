@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.runtime.bundle import Bundle
-from attar.runtime.engines import tensorrt
-from attar.runtime.engines.onnx import Engine, OnnxEngine
+from attar.runtime.engines.onnx import Engine
 from attar.runtime.engines.profiles import BATCH_TOKENS
+from attar.runtime.engines.starting import Choice, golden_of
+from attar.runtime.engines.starting import start as start_engine
 from attar.runtime.errors import AttarError, BundleError, DataError, SettingsError
 from attar.runtime.tasks.base import Outputs, Task, activate
 from attar.runtime.tokenizer import Encoded, Text, pad
@@ -25,6 +27,9 @@ GOLDEN_TOLERANCE = 0.02
 round int8 differently."""
 LEAST_TOKENS = 128
 """Tokens of a batch below which a list is not cut up for the sake of more threads."""
+PADDED_TOLERANCE = 0.01
+"""Largest difference, in the same terms, between a golden input alone and in a padded batch: ONNX Runtime shows none,
+OpenVINO's bf16 some 0.004 (0.015 in logits); an engine that is wrong about padding shows more."""
 
 
 class Model:
@@ -140,46 +145,99 @@ class Model:
         if batch:
             yield batch
 
+    def warm_up(
+        self, seconds: float, *, batch_tokens: int | None = None, observe: Callable[[int, float], None] | None = None
+    ) -> int:
+        """Computes batches of every length, 8, 16, 32 tokens and so on, one text and a full batch of each, so that no
+        user waits for what an engine sets up for a shape it has not seen.
+
+        Small shapes come first; no new one is begun after `seconds`. Returns how many were computed.
+
+        Args:
+            batch_tokens: those of a full batch; by default the model's own.
+            observe: called behind each shape with its tokens and seconds.
+        """
+        end, shapes = time.monotonic() + seconds, self._shapes(batch_tokens or self.batch_tokens)
+        for done, (rows, length) in enumerate(shapes):
+            start = time.monotonic()
+            if start >= end:
+                return done
+            self.try_shape(rows, length)
+            if observe is not None:
+                observe(rows * length, time.monotonic() - start)
+        return len(shapes)
+
+    def _shapes(self, batch_tokens: int) -> list[tuple[int, int]]:
+        """Rows and length of typical batches, the smallest first."""
+        longest, most = self.task.max_length, self.manifest.limits["max_batch"]
+        lengths = [2**k for k in range(3, 32) if 2**k < longest] + [longest]
+        sizes = {(rows, length) for length in lengths for rows in (1, min(most, batch_tokens // length))}
+        return sorted((shape for shape in sizes if shape[0]), key=lambda shape: (shape[0] * shape[1], shape))
+
+    def try_shape(self, rows: int, length: int) -> None:
+        """Computes a batch of this shape that says nothing."""
+        ids = np.full((rows, length), self.tokenizer.pad_id, dtype=np.int64)
+        self.engine.run(ids, np.ones_like(ids))
+
     def replay_golden(self, golden: bytes) -> float:
-        """Replays the golden inputs; the largest difference found, or `BundleError` where it is too large."""
+        """Replays the golden inputs, each alone and all in one padded batch; the largest difference to what is expected
+        found, or `BundleError` where it is too large."""
         try:
             record = json.loads(golden)
-            differences = self._differences(record)
-            self(list(record["texts"]))  # together, and to the end: what fails in a batch should fail here
+            texts = [self._parse(item, None) for item in record["texts"]]
+            if not texts:
+                raise BundleError("the bundle has no golden inputs, so nothing shows that it works: export it again")
+            alone = [golden_outputs(self, text) for text in texts]
+            wanted = [{name: np.reshape(outputs[name], found[name].shape) for name in found}
+                      for found, outputs in zip(alone, record["outputs"], strict=True)]  # fmt: skip
+            worst = max_difference(zip(alone, wanted, strict=True))
+            encoded = self.task.encode(self.tokenizer, texts)
+            outputs = self.outputs(encoded)
+            together = _activated(self, encoded, outputs)
+            self.task.answers(encoded, outputs)  # to the end: what fails in a batch should fail here
         except AttarError:
             raise
         except Exception as error:  # engines and tokenizers raise many unrelated types
             raise BundleError(f"golden inputs cannot be replayed: {error!r:.300}. Export the bundle again") from error
-        if not differences:
-            raise BundleError("the bundle has no golden inputs, so nothing shows that it works: export it again")
-        worst = float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
         if not worst <= GOLDEN_TOLERANCE:
             raise BundleError(
-                f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, "
-                f"at most {GOLDEN_TOLERANCE} is allowed. Run `attar doctor`, and export the bundle for this "
-                "machine's instruction set."
+                f"golden inputs do not reproduce on this machine: scores differ by {worst:.3f}, at most "
+                f"{GOLDEN_TOLERANCE} is allowed. Run `attar doctor`, and leave out engine and precision, or export "
+                "the bundle for this machine's instruction set."
+            )
+        padded = max_difference([(together, {name: np.concatenate([a[name] for a in alone]) for name in together})])
+        if not padded <= PADDED_TOLERANCE:
+            raise BundleError(
+                f"{self.engine.name} gives golden inputs other scores in a padded batch than alone: by {padded:.3f}, "
+                f"at most {PADDED_TOLERANCE} is allowed. Load the bundle with another engine"
             )
         return worst
 
-    def _differences(self, record: Mapping[str, Any]) -> list[float]:
-        """How far each output of each golden input is from what is on record, relative to numbers above 1."""
-        differences = []
-        for item, expected in zip(record["texts"], record["outputs"], strict=True):
-            for name, found in golden_outputs(self, self._parse(item, None)).items():
-                wanted = np.array(expected[name], dtype=np.float64).reshape(found.shape)
-                differences.append(float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max(initial=0.0)))
-        return differences
+
+def max_difference(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
+    """The largest difference of found and wanted outputs by head, relative to a number above 1; NaN stays NaN."""
+    differences = [
+        float((np.abs(found[name] - wanted[name]) / np.maximum(1.0, np.abs(wanted[name]))).max(initial=0.0))
+        for found, wanted in pairs
+        for name in found
+    ]
+    return float(np.max(differences, initial=0.0))  # unlike max(), it lets NaN through to be refused
 
 
 def golden_outputs(model: Model, text: Text) -> dict[str, Any]:
     """Activated outputs of one input by head, in float64: what golden inputs are compared in. Windows are stacked."""
     encoded = model.task.encode(model.tokenizer, [text])
-    outputs = model.outputs(encoded)
+    return _activated(model, encoded, model.outputs(encoded))
+
+
+def _activated(model: Model, encoded: Encoded, outputs: Outputs) -> dict[str, Any]:
+    """The same of all rows, one after another; `BundleError` where the task reads another shape."""
     result: dict[str, Any] = {}
     for head in model.task.heads:
         found = outputs[head.name]
         wanted = [(len(ids), head.outputs) if head.reads == "tokens" else (head.outputs,) for ids in encoded.ids]
-        if [row.shape for row in found] != wanted:
+        shapes = [row.shape for row in found]
+        if shapes != wanted:
             raise BundleError(f"{head.name} has the shape {np.shape(found[0])} where its task reads {wanted[0]}")
         result[head.name] = np.concatenate([activate(head, np.atleast_2d(row)) for row in found]).astype(np.float64)
     return result
@@ -191,46 +249,45 @@ def load(
     engine: str = "onnx",
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Model:
     """Reads, verifies and starts a bundle.
 
     Args:
         path: the bundle's folder, or a zip of it, which is not unpacked.
-        engine: `onnx`, ONNX Runtime; or `tensorrt`, on an NVIDIA GPU, for bundles that `attar tensorrt` was at.
-        device: of `onnx`, `cpu` or `cuda`; of `tensorrt`, `cuda`. By default the first.
-        threads: of `onnx`, threads of one call; by default the cores this process may use (affinity and cgroup quota).
+        engine: `onnx`, ONNX Runtime; `openvino`; `tensorrt`, on an NVIDIA GPU, for bundles that `attar tensorrt` was
+            at; or `auto`, the fastest of those that run the bundle here, measured once and remembered.
+        device: of `onnx` `cpu`, `cuda`, or `tensorrt`, ONNX Runtime's provider of it; of `openvino` `cpu`; of
+            `tensorrt` `cuda`. By default the first. With `auto` it narrows the choice.
+        threads: of engines on the CPU, threads of one call; by default the cores this process may use (affinity and
+            cgroup quota).
+        precision: of `openvino`, `fp32` by default, or `bf16`, whose answers no gate has judged.
         options: what the task lets users choose about its answers, such as `{"aggregation": "first"}` or
             `{"top_k": 3}`; an unknown one is refused with the known ones.
 
     Raises:
         BundleError: missing, truncated, altered or too new, or its golden inputs do not reproduce here.
-        SettingsError: an unknown option, or a value that the task refuses; a GPU that cannot be used.
+        SettingsError: an unknown option, or a value that the task refuses; an engine or a device that cannot be used.
     """
-    return start(Bundle.read(path), engine=engine, device=device, threads=threads, options=options)
+    return start(Bundle.read(path), Choice(engine, device, precision), threads=threads, options=options)
 
 
 def start(
-    bundle: Bundle,
-    *,
-    engine: str = "onnx",
-    device: str | None = None,
-    threads: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    bundle: Bundle, choice: Choice, *, threads: int | None = None, options: Mapping[str, Any] | None = None
 ) -> Model:
     """Starts a bundle that was read; all else as `load`."""
+    if choice.engine == "tensorrt" and threads is not None:
+        raise SettingsError("TensorRT runs on the GPU and takes no threads: leave out threads")
     task = bundle.manifest.task.with_options(options or {})
-    model = Model(bundle, _engine(engine, bundle, device, threads), task=task)
-    model.replay_golden(bundle.contents["golden.json" if engine == "onnx" else tensorrt.GOLDEN])
-    return model
 
+    def proved(choice: Choice) -> Model:
+        model = Model(bundle, start_engine(choice, bundle, threads), task=task)
+        model.replay_golden(bundle.contents[golden_of(choice)])
+        return model
 
-def _engine(name: str, bundle: Bundle, device: str | None, threads: int | None) -> Engine:
-    """The engine of this name, on the device."""
-    if name == "onnx":
-        return OnnxEngine(bundle.contents["model.onnx"], threads=threads, device=device or "cpu", files=bundle.contents)
-    if name != "tensorrt":
-        raise SettingsError(f"engine must be onnx or tensorrt, not {name!r}")
-    if threads is not None or device not in (None, "cuda"):
-        raise SettingsError("TensorRT runs on the GPU and takes no threads: leave out device and threads")
-    return tensorrt.load(bundle.contents)
+    if choice.engine != "auto":
+        return proved(choice)
+    from attar.runtime.engines.auto import fastest
+
+    return fastest(bundle, choice.device, threads, proved)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attar.runtime.cpu import usable_cores
+from attar.runtime.engines.profiles import BATCH_TOKENS
 from attar.runtime.errors import DeadlineError, SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -37,7 +38,7 @@ class Limits:
         SettingsError: a number out of its range.
     """
 
-    batch_tokens: int = 1024
+    batch_tokens: int = BATCH_TOKENS
     linger: float = 0.1
     max_requests: int = 256
     max_tokens: int = 1 << 17

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.cli.predict import engine_arguments, engine_choice
+
 if TYPE_CHECKING:
     from attar.runtime.bench.result import BenchResult
     from attar.runtime.bench.sweep import SweepResult
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write a page with pictures too, such as report.html"
     )
+    engine_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
 
 
@@ -73,11 +76,15 @@ def run(args: argparse.Namespace) -> int:
     from attar.runtime.bench.coordinator import bench
     from attar.runtime.bench.sweep import read_sweep, sweep
     from attar.runtime.bundle import Bundle
+    from attar.runtime.engines.starting import Choice
     from attar.runtime.errors import SettingsError
 
     task = Bundle.read(args.bundle).manifest.task
     if args.sweep is not None and args.threads is not None:
         raise SettingsError("with --sweep the threads are one of its axes: say threads=N there")
+    choice = engine_choice(args)
+    if args.sweep is not None and choice != Choice():
+        raise SettingsError("with --sweep the engine is one of its axes: say engine=NAME there")
     over = None if args.sweep is None else read_sweep(args.sweep)
     _check_report(args.report)
     texts, labels = _given(task, args)
@@ -87,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         if over is not None:
             found = sweep(args.bundle, against, texts, over, args.rounds, _progress)
         else:
-            found = bench(args.bundle, against, texts, labels, args.rounds, args.threads, _progress)
+            found = bench(args.bundle, against, texts, labels, args.rounds, args.threads, _progress, choice)
     if args.report is not None:
         _write_report(args.report, found)
     print(json.dumps(found.to_json()) if args.json else found.table(), flush=True)

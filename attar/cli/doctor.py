@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -24,14 +25,13 @@ PACKAGES = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "tensorrt": ("tensorrt", "tensorrt-rtx"),
+    "openvino": ("openvino",),
     "train": ("torch", "transformers", "onnx", "onnxscript", "safetensors", "pyarrow", "matplotlib"),
     "serve": ("starlette", "uvicorn", "grpcio", "protobuf"),
-    "other": ("openvino",),
 }
 # y = x + x on two floats, IR version 8, opset 17: the smallest model that has to be computed.
 PROBE = base64.b64decode("CAgSADo5Cg4KAXgKAXgSAXkiA0FkZBIFcHJvYmVaDwoBeBIKCggIARIECgIIAmIPCgF5EgoKCAgBEgQKAggCQgQKABAR")
 REMOTE = "AzureExecutionProvider"  # computes on a service elsewhere, which attar never does
-PEERS = frozenset({"openvino"})  # shown for comparison; attar has no engine for it
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings; 0 when at least one engine of attar's works here, else 1."""
+    """Print the findings; 0 when at least one engine works here, else 1."""
     from attar.runtime.cpu import instruction_sets, machine
 
     packages = installed()
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         "warnings": conflicts(packages),
     }
     print(json.dumps(findings) if args.json else _table(findings, checks))
-    return 0 if any(check.works for check in checks if check.name not in PEERS) else 1
+    return 0 if any(check.works for check in checks) else 1
 
 
 def installed() -> dict[str, dict[str, str | None]]:
@@ -86,13 +86,22 @@ def check_engines() -> list[Check]:
     checks = _attempt("onnxruntime", _check_onnxruntime)
     for name in ("tensorrt", "tensorrt_rtx"):
         checks += _attempt(name, _check_tensorrt)
-    return checks + _attempt("openvino", _check_openvino)
+    return checks + _attempt("openvino", _check_openvino, _import_openvino)
 
 
-def _attempt(name: str, check: Callable[[ModuleType], list[Check]]) -> list[Check]:
+def _import_openvino(name: str) -> Any:
+    """OpenVINO without its report of use; nothing of it where it is not installed."""
+    from attar.runtime.engines.openvino import import_quietly
+
+    return import_quietly() if importlib.util.find_spec(name) else importlib.import_module(name)
+
+
+def _attempt(
+    name: str, check: Callable[[ModuleType], list[Check]], load: Callable[[str], Any] | None = None
+) -> list[Check]:
     """Import one engine and check it; nothing where it is not installed, and any failure is its verdict."""
     try:
-        return check(importlib.import_module(name))
+        return check((load or importlib.import_module)(name))
     except ModuleNotFoundError as error:
         return [] if error.name == name else [Check(name, False, _first_line(error))]
     except Exception as error:  # a broken engine raises what it likes; the doctor reports it and goes on
@@ -137,10 +146,18 @@ def _check_tensorrt(trt: ModuleType) -> list[Check]:
     return [Check(trt.__name__, bool(gpus), f"{trt.__version__}, {where}")]
 
 
-def _check_openvino(openvino: ModuleType) -> list[Check]:
-    """Whether OpenVINO finds a device."""
-    devices = ", ".join(openvino.Core().available_devices)
-    return [Check("openvino", bool(devices), f"{openvino.__version__}, devices: {devices or 'none'}")]
+def _check_openvino(openvino: Any) -> list[Check]:
+    """Run the probe on the CPU."""
+    import numpy as np
+
+    core, version = openvino.Core(), str(openvino.__version__).partition("-")[0]
+    found = core.compile_model(core.read_model(PROBE, b""), "CPU")({"x": np.array([1.0, 2.0], dtype=np.float32)})
+    result = found["y"].tolist()
+    if result != [2.0, 4.0]:
+        return [Check("openvino CPU", False, f"computed [1, 2] + [1, 2] = {result}")]
+    offers = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bf16 = "fp32 and bf16" if "BF16" in offers else "fp32; the processor has no bf16"
+    return [Check("openvino CPU", True, f"{version}, ran a graph, {bf16}")]
 
 
 def gpu_names() -> list[str]:

@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**bundle.manifest.to_json(), "size": bundle.size}))
     else:
-        print(summary(bundle))
+        from attar.runtime.engines.auto import remembered
+
+        print("\n".join([summary(bundle), *(f"engine   {found}" for found in remembered(bundle))]))
     return 0
 
 

@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from attar.runtime.data import Examples
+    from attar.runtime.engines.starting import Choice
     from attar.runtime.tasks.base import Task
     from attar.runtime.tokenizer import Text
 
@@ -34,7 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="FILE", help="answer the text column of a data file")
     parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")
+    engine_arguments(parser)
     option_arguments(parser)
+
+
+def engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments for the engine of a bundle."""
+    parser.add_argument("--engine", default="onnx", metavar="NAME",
+                        help="onnx (the default), openvino, tensorrt, or auto: the fastest, measured once")  # fmt: skip
+    parser.add_argument("--device", metavar="NAME",
+                        help="of onnx cpu, cuda or tensorrt (default: the first that the engine has)")  # fmt: skip
+    parser.add_argument("--precision", metavar="NAME", help="of openvino fp32 or bf16 (default: fp32)")
+
+
+def engine_choice(args: argparse.Namespace) -> Choice:
+    """The engine that was asked for."""
+    from attar.runtime.engines.starting import Choice
+
+    return Choice(args.engine, args.device, args.precision)
 
 
 def option_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("give either texts (or - for stdin) or --data FILE")
     if args.text_column is not None and args.data is None:
         raise SettingsError("--text-column names a column of --data, which is missing")
-    model = load(args.bundle, threads=args.threads, options=options(args.set))
+    choice = engine_choice(args)
+    model = load(args.bundle, threads=args.threads, options=options(args.set), **asdict(choice))
     chunks: Iterable[Sequence[Any]]
     if args.data is not None:
         # A multi-task model may tag tokens, and its columns of labels are of no interest here.

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from attar.cli.predict import option_arguments, options
+from attar.cli.predict import engine_arguments, engine_choice, option_arguments, options
 
 HELP = "Serve a bundle, or a folder of bundles, over HTTP and gRPC: JSON, Open Inference Protocol, OpenAI embeddings."
 EXAMPLE = "attar serve build/sentiment/bundle --port 8000"
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ssl-certfile", metavar="FILE", help="a certificate in PEM: serve over TLS")
     parser.add_argument("--ssl-keyfile", metavar="FILE", help="its private key")
     parser.add_argument("--log-requests", action="store_true", help="log route, code and seconds of each request")
+    engine_arguments(parser)
     option_arguments(parser)
 
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         limits=Limits(max_requests=args.max_queue, max_wait=args.max_wait),
         warm_up=args.warm_up,
         drain_seconds=args.drain_seconds,
+        engine=engine_choice(args),
         log_requests=args.log_requests,
         workers=args.workers,
         watch=args.watch,

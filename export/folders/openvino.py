@@ -13,6 +13,7 @@ from attar.export.folders.graph import SUFFIXES, adapted, typed
 from attar.export.folders.source import Made, Source
 from attar.export.parity import TOLERANCE
 from attar.runtime.engines.onnx import OnnxEngine
+from attar.runtime.engines.openvino import import_quietly
 from attar.runtime.errors import ParityError, SettingsError
 from attar.runtime.tokenizer import Ids, pad
 
@@ -21,8 +22,7 @@ WEIGHTS = True
 
 def write(source: Source, folder: Path) -> Made:
     """Fill the folder with the fp32 model: the converter has no translation of our int8 nodes."""
-    import openvino
-
+    openvino = import_quietly()
     source.require("openvino", tuple(SUFFIXES))
     model, done = adapted(source.fp32(), source.task)
     path = folder / "openvino_model.xml"
@@ -47,8 +47,7 @@ computes in bf16 unless it is told `{{"INFERENCE_PRECISION_HINT": "f32"}}`.{read
 
 def _check(source: Source, model: bytes, path: Path) -> None:
     """`ParityError` where the IR computes other outputs than ONNX Runtime, alone or in a padded batch."""
-    import openvino
-
+    openvino = import_quietly()
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     engine = OnnxEngine(model)
     task = source.task

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from attar.runtime.bundle import MANIFEST, is_bundle
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import AttarError, MissingExtraError, SettingsError
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -52,13 +53,18 @@ def subject(path: Path, name: str, max_length: int, arguments: Sequence[str] = (
     """A bundle, or a Hugging Face folder that is to read `max_length` tokens, as users have them."""
     module = module_for(path)
     if module.startswith("attar.runtime"):
-        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e6
-        return Subject(name, module, (str(path), *arguments), size)
+        files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+        return Subject(name, module, (str(path), *arguments), sum(file.stat().st_size for file in files) / 1e6)
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "bench")
     size = sum(file.stat().st_size for pattern in WEIGHTS for file in path.glob(pattern)) / 1e6
     return Subject(name, module, (str(path), "--max-length", str(max_length), *arguments), size or None)
+
+
+def engine_of(choice: Choice) -> tuple[str, ...]:
+    """The arguments by which a bundle's worker gets its engine."""
+    return ("--choice", json.dumps(asdict(choice)))
 
 
 class Worker:

@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from attar.runtime.bench.client import Subject, Worker, module_for, subject
+from attar.runtime.bench.client import Subject, Worker, engine_of, module_for, subject
 from attar.runtime.bench.result import BenchResult, Speedup, SystemResult
 from attar.runtime.bench.rounds import Plan, Progress, Runner, measure, ratios
 from attar.runtime.bench.same import refuse_another_task
 from attar.runtime.bench.usage import meters
 from attar.runtime.bundle import Bundle
 from attar.runtime.cpu import machine, usable_cores
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tokenizer import Text
 
@@ -36,6 +37,7 @@ def bench(
     rounds: int | None = 9,
     threads: int | None = None,
     progress: Progress | None = None,
+    choice: Choice | None = None,
 ) -> BenchResult:
     """Measures `bundle`, its twin and everything in `against`: text in, label out, tokenizer included.
 
@@ -45,6 +47,7 @@ def bench(
         labels: the right label of each text, for what the task's gate judges, on all texts.
         rounds: at least 2; each gives one ratio a baseline and metric. None: as `Plan` says.
         threads: of each system; by default the cores that this process may use.
+        choice: the engine of `bundle`; bundles in `against` keep the default one.
         progress: called with one short line at every step.
 
     Raises:
@@ -61,7 +64,7 @@ def bench(
     whole = choose(timed, min(len(timed), WHOLE_TEXTS))
     rows = task.encode(task.reader(read.contents["tokenizer.json"], read.manifest.pad_id), whole).ids
     with ExitStack() as stack:
-        started = [start(stack, s, count, whole[:1], say) for s in subjects(bundle, against, task.max_length)]
+        started = [start(stack, s, count, whole[:1], say) for s in subjects(bundle, against, task.max_length, choice)]
         refuse_others(started)
         runners = [s.runner for s in started]
         accuracy, notes = _accuracy([runners[0], *runners[2:]], task.gates_on(texts), texts, labels, say)
@@ -87,14 +90,17 @@ def bench(
     )
 
 
-def subjects(bundle: Path, against: Sequence[Path | Subject], max_length: int) -> list[Subject]:
+def subjects(
+    bundle: Path, against: Sequence[Path | Subject], max_length: int, choice: Choice | None = None
+) -> list[Subject]:
     """The bundle, its twin, and the baselines; what cannot be measured is refused before any worker starts."""
     _ = [module_for(path) for path in against if isinstance(path, Path)]
     names: list[str] = []
     for one in (bundle, *against):
         base = one.name if isinstance(one, Subject) else one.resolve().name
         names.append(base if base not in names else f"{base}#{len(names) + 1}")
-    found = [subject(bundle, names[0], max_length), subject(bundle, TWIN, max_length)]
+    engine = engine_of(choice or Choice())
+    found = [subject(bundle, name, max_length, engine) for name in (names[0], TWIN)]
     for one, name in zip(against, names[1:], strict=True):
         found.append(replace(one, name=name) if isinstance(one, Subject) else subject(one, name, max_length))
     return found

@@ -16,15 +16,22 @@ from attar.runtime.bench.decide import Certificate, certify, trimmed
 from attar.runtime.bench.paired import Ratio
 from attar.runtime.bench.result import NOISY, aligned
 from attar.runtime.bench.rounds import Plan, Progress, Runner, throughput, turns
-from attar.runtime.bench.worker import ENGINES
 from attar.runtime.bundle import Bundle
 from attar.runtime.cpu import machine, usable_cores
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import DataError, SettingsError
 from attar.runtime.tasks.base import Task
 from attar.runtime.tokenizer import Text, Tokenizer
 
 AXES = ("batch", "length", "threads", "engine")
 ROUNDS = 9
+ENGINES = {
+    "onnx": Choice(),
+    "openvino": Choice("openvino"),
+    "cuda": Choice("onnx", "cuda"),
+    "tensorrt": Choice("tensorrt"),
+}
+"""What the bundle is loaded with, by the names that a sweep uses."""
 SECONDS = 0.1
 """Of a measurement: a cell has few texts, which repeat."""
 
@@ -34,7 +41,7 @@ class Sweep:
     """What is varied; every combination is measured.
 
     `lengths` in tokens, None: of the data as they are; `threads` None: the cores that may be used; `engines` of the
-    bundle: onnx, cuda or tensorrt.
+    bundle, of `ENGINES`.
     """
 
     batches: tuple[int, ...] = (1,)
@@ -141,14 +148,13 @@ def sweep(
     reader = task.reader(read.contents["tokenizer.json"], read.manifest.pad_id)
     inputs = task.inputs(texts)
     points = [(b, n, _texts(task, reader, inputs, n, b)) for b in over.batches for n in over.lengths]
-    systems = subjects(bundle, against, task.max_length)
     cells: list[Cell] = []
     for threads in (usable_cores() if n is None else n for n in over.threads):
         for engine in over.engines:
             plan = Plan(rounds or ROUNDS, seconds=SECONDS, processor=threads == 1 and engine == "onnx")
-            chosen = [replace(s, arguments=(*s.arguments, "--engine", engine)) for s in systems[:2]] + systems[2:]
+            systems = subjects(bundle, against, task.max_length, ENGINES[engine])
             with ExitStack() as stack:
-                started = [start(stack, s, threads, inputs[:1], say) for s in chosen]
+                started = [start(stack, s, threads, inputs[:1], say) for s in systems]
                 refuse_others(started)
                 for batch, length, given in points:
                     where = f"batch {batch}, {length or 'mixed'} tokens, {threads} threads, {engine}"

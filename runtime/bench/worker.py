@@ -1,24 +1,20 @@
-"""A bundle as a benchmark worker: `python -m attar.runtime.bench.worker PATH --threads N [--engine NAME]`."""
+"""A bundle as a benchmark worker: `python -m attar.runtime.bench.worker PATH --threads N [--choice JSON]`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from attar.runtime.bench.protocol import serve
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import SettingsError
 from attar.runtime.model import load
 from attar.runtime.tokenizer import Text
-
-ENGINES: Mapping[str, Mapping[str, str]] = {
-    "onnx": {"engine": "onnx", "device": "cpu"},
-    "cuda": {"engine": "onnx", "device": "cuda"},
-    "tensorrt": {"engine": "tensorrt"},
-}
-"""What `load` is asked for, by the names that a sweep uses."""
 
 
 class BundleSystem:
@@ -26,10 +22,9 @@ class BundleSystem:
 
     settings: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
 
-    def __init__(self, path: Path, threads: int, engine: str = "onnx") -> None:
-        chosen = ENGINES[engine]
-        count = None if engine == "tensorrt" else threads
-        self._model = load(path, engine=chosen["engine"], device=chosen.get("device"), threads=count)
+    def __init__(self, path: Path, threads: int, choice: Choice) -> None:
+        # TensorRT is told of no threads.
+        self._model = load(path, threads=None if choice.engine == "tensorrt" else threads, **asdict(choice))
         self.kind = f"attar bundle, {self._model.manifest.scheme}, {self._model.engine.name}"
         self.task = self._model.task
 
@@ -50,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--engine", choices=ENGINES, default="onnx")
+    parser.add_argument("--choice", type=json.loads, default={}, help="the engine, as JSON")
     chosen = parser.parse_args(argv)
-    return serve(lambda: BundleSystem(chosen.path, chosen.threads, chosen.engine))
+    return serve(lambda: BundleSystem(chosen.path, chosen.threads, Choice(**chosen.choice)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU, or by its CUDA provider, which was never run on a GPU."""
+"""ONNX Runtime on the CPU, or by its CUDA or TensorRT provider, neither of which was ever run on a GPU."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,10 +13,16 @@ from numpy.typing import NDArray
 
 from attar.runtime.cpu import usable_cores
 from attar.runtime.engines.model_file import external_files, refusal
+from attar.runtime.engines.versions import require_version
 from attar.runtime.errors import BundleError, ClosedError, MissingExtraError, SettingsError
 from attar.runtime.tokenizer import Ids
 
-PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+"""By device those that compute, the first before the second: TensorRT leaves com.microsoft nodes to CUDA."""
 SHAPES = frozenset({"Shape", "Size", "Slice", "Gather", "Concat", "Cast", "Squeeze", "Unsqueeze", "ConstantOfShape"})
 """What ONNX Runtime computes on the CPU where it makes shapes, which is right on a GPU too."""
 SMALL = 32_000_000
@@ -41,6 +47,7 @@ class OnnxEngine:
 
     `files`: contents by name, from which weights are taken that the model keeps elsewhere; no other file is opened.
     `level`: which of ONNX Runtime's own rewritings of the graph are allowed.
+    `oldest`: the ONNX Runtime that the model needs, where that is known.
     With one thread it can still be used in a process that was forked while it was idle; else `run` says `ClosedError`.
     """
 
@@ -52,11 +59,14 @@ class OnnxEngine:
         device: str = "cpu",
         files: Mapping[str, bytes] | None = None,
         level: Literal["all", "extended", "basic"] = "all",
+        oldest: str | None = None,
     ) -> None:
         try:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
             raise MissingExtraError("onnxruntime", "cpu") from error
+        if oldest is not None:
+            require_version("the bundle", "onnxruntime", ort.__version__, oldest)
         if device not in PROVIDERS:
             raise SettingsError(f"device must be one of {', '.join(PROVIDERS)}, not {device!r}")
         if threads is not None and threads < 1:
@@ -75,7 +85,7 @@ class OnnxEngine:
             require_provider(ort, device)
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session = ort.InferenceSession(model, options, providers=[PROVIDERS[device]])
+            self._session = ort.InferenceSession(model, options, providers=list(PROVIDERS[device]))
         except Exception as error:  # ONNX Runtime raises many unrelated types
             raise BundleError(refusal(error, f"ONNX Runtime {ort.__version__}")) from error
         if device != "cpu":
@@ -133,8 +143,9 @@ def give_weights(options: Any, model: bytes, files: Mapping[str, bytes]) -> None
 
 def require_provider(ort: Any, device: str) -> None:
     """Refuses a device that this ONNX Runtime has no provider for."""
-    found = [name for name in ort.get_available_providers() if name in PROVIDERS.values()]
-    if PROVIDERS[device] not in found:
+    known = {name for names in PROVIDERS.values() for name in names}
+    found = [name for name in ort.get_available_providers() if name in known]
+    if not set(PROVIDERS[device]) <= set(found):
         raise SettingsError(
             f"device {device!r} was asked for, and this ONNX Runtime has {', '.join(found)} alone: uninstall "
             "onnxruntime and pip install 'attar[gpu]', or load with device=\"cpu\""
@@ -147,7 +158,7 @@ def require_provider(ort: Any, device: str) -> None:
 def check_placement(session: Any, device: str) -> None:
     """Refuses a session that does not compute on the device: ONNX Runtime falls back to the CPU without a word."""
     wanted = PROVIDERS[device]
-    if wanted not in session.get_providers():
+    if wanted[0] not in session.get_providers():
         raise SettingsError(
             f"device {device!r} was asked for, and the session runs on {', '.join(session.get_providers())}: see what "
             "`attar doctor` says of the GPU"
@@ -155,17 +166,21 @@ def check_placement(session: Any, device: str) -> None:
     placed = getattr(session, "get_provider_graph_assignment_info", None)
     if placed is None:
         raise SettingsError(f"this ONNX Runtime does not tell what runs on {device!r}: upgrade onnxruntime-gpu")
-    elsewhere = misplaced(
-        [(node.name, node.op_type, part.ep_name) for part in placed() for node in part.get_nodes()], wanted
-    )
+    nodes = [(node.name, node.op_type, part.ep_name) for part in placed() for node in part.get_nodes()]
+    elsewhere = misplaced(nodes, wanted)
     if elsewhere:
         shown = ", ".join(elsewhere[:3]) + (" ..." if len(elsewhere) > 3 else "")
         raise SettingsError(
             f"device {device!r} was asked for, and {len(elsewhere)} nodes would run on the CPU ({shown}): export "
             'without int8, whose operators the CPU alone has, or load with device="cpu"'
         )
+    if all(place != wanted[0] for _, _, place in nodes):
+        raise SettingsError(
+            f'device {device!r} was asked for, and TensorRT would take no node: load with device="cuda", or give the '
+            'bundle a graph of its own by `attar tensorrt` and load it with engine="tensorrt"'
+        )
 
 
-def misplaced(nodes: Iterable[tuple[str, str, str]], provider: str) -> list[str]:
+def misplaced(nodes: Iterable[tuple[str, str, str]], providers: Sequence[str]) -> list[str]:
     """Of nodes (name, operator, provider), those that compute more than shapes, and somewhere else."""
-    return [f"{name} ({kind})" for name, kind, place in nodes if place != provider and kind not in SHAPES]
+    return [f"{name} ({kind})" for name, kind, place in nodes if place not in providers and kind not in SHAPES]

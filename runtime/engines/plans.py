@@ -6,7 +6,6 @@ every precision is that of the ONNX file. Of these flavours only tensorrt-rtx 1.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib
@@ -15,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from attar.runtime.cache import keep
 from attar.runtime.engines.profiles import Profile
 from attar.runtime.errors import MissingExtraError, SettingsError
 
@@ -129,7 +128,7 @@ def build(trt: Any, model: bytes, key: Key, profiles: Sequence[Profile], timings
     if built is None:
         raise SettingsError(_failed(trt, f"cannot build {key.precision} for {key.capability}", errors.messages))
     if measures:
-        _keep(kept, bytes(memoryview(config.get_timing_cache().serialize())))
+        keep(kept, bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(built))
 
 
@@ -180,8 +179,8 @@ def fitting(
         folder,
     )  # fmt: skip
     engine = build(trt, model, wanted, profiles, cache / "engines")
-    _keep(folder / wanted.file, engine)
-    _keep(folder / f"{wanted.file}.sha256", hashlib.sha256(engine).hexdigest().encode())
+    keep(folder / wanted.file, engine)
+    keep(folder / f"{wanted.file}.sha256", hashlib.sha256(engine).hexdigest().encode())
     return engine
 
 
@@ -200,16 +199,3 @@ def _kept(folder: Path, wanted: Key) -> bytes | None:
         log.warning("%s is damaged", path)
         return None
     return engine
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Writes aside, then renames; what cannot be kept is made again next time."""
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        log.warning("cannot keep %s (%s): set ATTAR_CACHE to a writable folder", path, error.strerror)

@@ -13,7 +13,7 @@ import numpy as np
 from attar.runtime.errors import SettingsError
 
 BATCH_TOKENS = 1024
-"""Tokens of a batch, as `Model` makes them unless told otherwise."""
+"""Tokens of a batch, as `Model` and `Batcher` make them unless told otherwise."""
 QUANTILES = (0.5, 0.9)
 """Shares of the texts below which lengths have a profile of their own."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import MissingExtraError, SettingsError
 from attar.runtime.model import Model
 from attar.runtime.waiting import Limits
@@ -36,6 +37,7 @@ class Settings:
         limits: when a batch and when the queue of a model is full.
         warm_up: seconds to compute typical shapes before the first request, of all models together.
         drain_seconds: seconds to go on refusing requests after SIGTERM, so that load balancers notice.
+        engine: the engine of all models, where it runs and in which precision.
         log_requests: whether each request is logged: route, code and seconds, never a text.
         workers: processes that share the socket; `limits` holds for each.
         watch: seconds between two looks for bundles that changed; 0: only when SIGHUP says so.
@@ -52,6 +54,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     warm_up: float = 0.1
     drain_seconds: float = 0.0
+    engine: Choice = field(default_factory=Choice)
     log_requests: bool = False
     workers: int = 1
     watch: float = 0.0

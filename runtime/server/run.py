@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,7 +75,7 @@ def run(
             _run_workers(path, listener, threads, options, settings, announce)
             return
         models = Models(Meter(), settings.limits)
-        server = _Server(models, _shelf(path, models, threads, options, settings), settings, announce, host=host)
+        server = _Server(models, shelf(path, models, threads, options, settings), settings, announce, host=host)
         with _at_hangup(server.handle_hangup):
             server.run(sockets=[listener])
     if server.failure is not None:
@@ -100,25 +100,25 @@ def _run_workers(
     def work(place: Place) -> None:
         models = Models(Meter((("worker", str(place.index)),)), limits)
         models.metrics = lambda: exposition([models.meter.snapshot(), *place.others()])
-        shelf = _shelf(path, models, threads, options, settings)
-        shelf.adopt(kept, lambda name, model: models.prepare(name, model(), settings.warm_up))
+        held = shelf(path, models, threads, options, settings)
+        held.adopt(kept, lambda name, model: models.prepare(name, model(), settings.warm_up))
         kept.opened.clear()  # this process's copy, which would keep models beyond their last request
-        models.put(*shelf.opened.values())
+        models.put(*held.opened.values())
         models.state = "ready"
-        server = _Server(models, shelf, settings, announce, place)
+        server = _Server(models, held, settings, announce, place)
         with _at_hangup(server.handle_hangup):
             server.run(sockets=[listener])
 
-    kept = Shelf(path, keep(threads, options))
+    kept = Shelf(path, keep(threads, options, settings.engine))
     kept.load()
     Supervisor(kept, listener, settings, work).run(announce)
 
 
-def _shelf(
+def shelf(
     path: Path, models: Models, threads: int | None, options: Mapping[str, Any], settings: Settings
 ) -> Shelf[Served]:
     def open_(name: str | None, bundle: Path) -> Opened[Served]:
-        model = load(bundle, threads=threads, options=options)
+        model = load(bundle, threads=threads, options=options, **asdict(settings.engine))
         name = name or model.manifest.name
         return Opened(name, model.task, lambda: models.prepare(name, model, settings.warm_up))
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attar.runtime.bundle import Bundle
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import AttarError
 from attar.runtime.model import Model, start
 from attar.runtime.server.metrics import Meter, Snapshot
@@ -104,16 +105,18 @@ class Place:
                 yield found
 
 
-def keep(threads: int, options: Mapping[str, Any]) -> Callable[[str | None, Path], Opened[Callable[[], Model]]]:
+def keep(
+    threads: int, options: Mapping[str, Any], choice: Choice
+) -> Callable[[str | None, Path], Opened[Callable[[], Model]]]:
     """How a supervisor opens a bundle: it verifies all of it, and keeps what workers make their models of."""
 
     def open_(name: str | None, path: Path) -> Opened[Callable[[], Model]]:
         bundle = Bundle.read(path)
-        model = start(bundle, threads=1, options=options)
+        model = start(bundle, choice, threads=1, options=options)
         name = name or model.manifest.name
         if threads == 1:
             return Opened(name, model.task, lambda: lambda: model)
-        return Opened(name, model.task, lambda: lambda: start(bundle, threads=threads, options=options))
+        return Opened(name, model.task, lambda: lambda: start(bundle, choice, threads=threads, options=options))
 
     return open_
 

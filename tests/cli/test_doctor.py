@@ -94,9 +94,11 @@ def test_nothing_installed_exits_1_and_names_the_remedy(monkeypatch, capsys):
     assert "pip install 'attar[cpu]'" in capsys.readouterr().out
 
 
-def test_a_peer_alone_is_no_engine(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "check_engines", lambda: [doctor.Check("openvino", True, "1.0")])
-    assert main(["doctor"]) == 1
+def test_openvino_alone_is_an_engine(monkeypatch, capsys):
+    checks = doctor._attempt("openvino", doctor._check_openvino, doctor._import_openvino)
+    monkeypatch.setattr(doctor, "check_engines", lambda: checks)
+    assert main(["doctor"]) == 0
+    assert "works       openvino CPU: 2026" in capsys.readouterr().out
 
 
 def test_an_engine_that_breaks_on_import_is_reported(monkeypatch):

@@ -171,7 +171,7 @@ def test_loading_for_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest
         attar.load(path, engine="tensorrt")
     with pytest.raises(SettingsError, match="takes no threads"):
         attar.load(path, engine="tensorrt", threads=1)
-    with pytest.raises(SettingsError, match="engine must be onnx or tensorrt, not 'tf'"):
+    with pytest.raises(SettingsError, match="engine must be one of onnx, openvino, tensorrt, auto, not 'tf'"):
         attar.load(path, engine="tf")
 
 
@@ -183,11 +183,17 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_device_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_tiny_bundle(tmp_path / "b")
-    with pytest.raises(SettingsError, match="device must be one of cpu, cuda, not 'tpu'"):
+    with pytest.raises(SettingsError, match="device of onnx must be one of cpu, cuda, tensorrt, not 'tpu'"):
         attar.load(path, device="tpu")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(SettingsError, match=r"has CPUExecutionProvider alone: .*attar\[gpu\]"):
         attar.load(path, device="cuda")
+    # A machine with CUDA alone has no TensorRT.
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(
+        SettingsError, match=r"'tensorrt' was asked for, and this ONNX Runtime has CUDAExecutionProvider"
+    ):
+        attar.load(path, device="tensorrt")
 
 
 def test_a_provider_in_name_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,9 +208,21 @@ def test_a_provider_in_name_only_is_refused(tmp_path: Path, monkeypatch: pytest.
         OnnxEngine(model, device="cuda")
 
 
+def placed(nodes: list[tuple[str, str, str]]) -> Any:
+    """Stands for a session that says of nodes (name, operator, provider) where they run."""
+    parts = [
+        SimpleNamespace(
+            ep_name=place, get_nodes=lambda name=name, kind=kind: [SimpleNamespace(name=name, op_type=kind)]
+        )
+        for name, kind, place in nodes
+    ]
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    return SimpleNamespace(get_providers=lambda: providers, get_provider_graph_assignment_info=lambda: parts)
+
+
 def test_nodes_on_the_cpu_are_refused(tmp_path: Path) -> None:
     nodes = [("a", "MatMul", "CUDA"), ("b", "Shape", "CPU"), ("c", "MatMulIntegerToFloat", "CPU")]
-    assert misplaced(nodes, "CUDA") == ["c (MatMulIntegerToFloat)"]
+    assert misplaced(nodes, ["CUDA"]) == ["c (MatMulIntegerToFloat)"]
     # The placement that ONNX Runtime itself reports, of a session that only says to be on the GPU.
     model = Bundle.read(make_tiny_bundle(tmp_path / "b")).contents["model.onnx"]
     options = ort.SessionOptions()
@@ -217,5 +235,14 @@ def test_nodes_on_the_cpu_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(SettingsError, match=r"3 nodes would run on the CPU \(.*Mul.*export\s+without int8"):
         check_placement(liar, "cuda")
+    # TensorRT may leave nodes to CUDA, but not all of them.
+    mixed = [("a", "MatMul", "CUDAExecutionProvider"), ("b", "Shape", "CPUExecutionProvider")]
+    check_placement(placed([*mixed, ("c", "Softmax", "TensorrtExecutionProvider")]), "tensorrt")
+    with pytest.raises(
+        SettingsError, match=r"TensorRT would take no node: load with device=.cuda., or .*attar tensorrt"
+    ):
+        check_placement(placed(mixed), "tensorrt")
+    with pytest.raises(SettingsError, match=r"1 nodes would run on the CPU \(d \(MatMul\)\)"):
+        check_placement(placed([*mixed, ("d", "MatMul", "CPUExecutionProvider")]), "tensorrt")
     with pytest.raises(SettingsError, match="does not tell what runs on 'cuda': upgrade onnxruntime-gpu"):
         check_placement(SimpleNamespace(get_providers=liar.get_providers), "cuda")

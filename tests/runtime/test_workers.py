@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from attar.runtime.engines.onnx import OnnxEngine
+from attar.runtime.engines.starting import Choice
 from attar.runtime.errors import AttarError, ClosedError, SettingsError
 from attar.runtime.model import load
 from attar.runtime.server import Settings, serve
@@ -91,7 +92,7 @@ def test_a_model_that_was_computing_at_the_fork_says_so() -> None:
 def test_a_supervisor_keeps_what_workers_start_from(tmp_path: Path) -> None:
     folder = make(tmp_path / "tiny")
     for threads in (1, 2):
-        shelf = Shelf(folder, keep(threads, {"top_k": 1}))
+        shelf = Shelf(folder, keep(threads, {"top_k": 1}, Choice()))
         shelf.load()
         (model,) = (make() for make in shelf.opened.values())
         assert model(TEXT).score == OLD and len(model(TEXT).scores) == 1
@@ -126,7 +127,7 @@ def test_metrics_that_do_not_fit_are_told(caplog: pytest.LogCaptureFixture, monk
 
 
 def test_workers_that_cannot_start_end_the_server(tmp_path: Path) -> None:
-    shelf = Shelf(make(tmp_path / "tiny"), keep(1, {}))
+    shelf = Shelf(make(tmp_path / "tiny"), keep(1, {}, Choice()))
     shelf.load()
 
     def fails(place: Place) -> None:
