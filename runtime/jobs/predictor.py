@@ -12,7 +12,7 @@
 
     spark.read.parquet("x.parquet").mapInPandas(answered, "id long, text string, label string, score double, ...")
 
-`benchmarks/ray_job.py` and `benchmarks/spark_job.py` are whole programs.
+`benchmarks/ray_job.py` and `benchmarks/spark_job.py` compare every answer with those of a job on one machine.
 """
 
 from __future__ import annotations
