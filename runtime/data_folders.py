@@ -55,13 +55,13 @@ def read_folder(path: Path, split: str | None, kind: str, *, labelled: bool) -> 
 
 def read_parquet(path: Path) -> Table:
     """One parquet file as a Table; rows are counted from 1. Raises DataError if it is not parquet."""
-    parquet = _pyarrow("pyarrow.parquet")
+    parquet = pyarrow("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
             table = file.read()
         table.validate(full=True)  # finds text that is not UTF-8
-    except _pyarrow("pyarrow").ArrowException as error:
-        raise DataError(f"{path}: is not a readable parquet file ({_first_line(error)}); write it again") from error
+    except pyarrow("pyarrow").ArrowException as error:
+        raise unreadable(path, error) from error
     return _arrow_table(path, table, {})
 
 
@@ -88,20 +88,18 @@ def _plain_names(source: Path, names: object) -> list[str]:
 
 
 def _read_arrow(path: Path, class_names: Mapping[str, Sequence[str]]) -> Table:
-    pyarrow, ipc = _pyarrow("pyarrow"), _pyarrow("pyarrow.ipc")
+    arrow, ipc = pyarrow("pyarrow"), pyarrow("pyarrow.ipc")
     try:
-        with pyarrow.OSFile(str(path), "rb") as file:
+        with arrow.OSFile(str(path), "rb") as file:
             table = ipc.open_stream(file).read_all()
         table.validate(full=True)
-    except pyarrow.ArrowException as error:
+    except arrow.ArrowException as error:
         raise DataError(f"{path}: is not a readable arrow stream ({_first_line(error)}); save it again") from error
     return _arrow_table(path, table, class_names)
 
 
 def _arrow_table(path: Path, table: Any, class_names: Mapping[str, Sequence[str]]) -> Table:
-    columns = tuple(str(name) for name in table.column_names)
-    if len(set(columns)) != len(columns):
-        raise DataError(f"{path}: a column name stands twice in {list(columns)}; rename one of them")
+    columns = column_names(path, table.schema)
     # The hub's parquet files carry their features in the schema.
     embedded = (table.schema.metadata or {}).get(b"huggingface", b"{}")
     try:
@@ -109,6 +107,14 @@ def _arrow_table(path: Path, table: Any, class_names: Mapping[str, Sequence[str]
     except (ValueError, AttributeError):
         features = None
     return Table(columns, partial(_rows, table), class_names or _class_names(features))
+
+
+def column_names(path: Path, schema: Any) -> tuple[str, ...]:
+    """The columns' names. Raises DataError where one stands twice."""
+    columns = tuple(str(name) for name in schema.names)
+    if len(set(columns)) != len(columns):
+        raise DataError(f"{path}: a column name stands twice in {list(columns)}; rename one of them")
+    return columns
 
 
 def _rows(table: Any, columns: Sequence[str]) -> Iterator[Row]:
@@ -171,11 +177,17 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _pyarrow(module: str) -> Any:
+def pyarrow(module: str) -> Any:
+    """A module of pyarrow, imported now; MissingExtraError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "train") from error
+        raise MissingExtraError("pyarrow", "parquet") from error
+
+
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """What to say of a file that pyarrow does not take for Parquet."""
+    return DataError(f"{path}: is not a readable parquet file ({_first_line(error)}); write it again")
 
 
 def _first_line(error: BaseException) -> str:

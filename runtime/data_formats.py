@@ -107,32 +107,48 @@ def _conll(path: Path, content: str) -> Iterator[Row]:
         tags.append(fields[-1])
 
 
-def _read_csv(path: Path, content: str, dialect: type[csv.Dialect]) -> Table:
+def csv_fields(path: Path, lines: Iterable[str], dialect: type[csv.Dialect]) -> Iterator[tuple[str, list[str]]]:
+    """Where each record is, and its fields, those of the header first; blank lines are left out."""
     # Strict: a stray quote must not silently swallow the lines that follow it.
-    reader = csv.reader(io.StringIO(content, newline=""), dialect, strict=True)
-    header: list[str] | None = None
-    rows: list[Row] = []
+    reader = csv.reader(lines, dialect, strict=True)
     line = 1
     try:
         for values in reader:
             where, line = f"line {line}", reader.line_num + 1
-            if not values:
-                continue
-            if header is None:
-                header = [name.strip() for name in values]
-                if len(set(header)) != len(header):
-                    raise DataError(f"{path}: {where}: a column name stands twice in {header}; rename one of them")
-            elif len(values) != len(header):
-                raise DataError(
-                    f"{path}: {where}: {len(values)} fields, but the header has {len(header)}; put a field "
-                    'that holds the separator or a line break in "double quotes"'
-                )
-            else:
-                rows.append((where, dict(zip(header, values, strict=True))))
+            if values:
+                yield where, values
     except csv.Error as error:
         raise DataError(
             f'{path}: line {line}: {error}; write a " inside a quoted field as "", or save the file as JSON lines'
         ) from error
+
+
+def csv_header(path: Path, where: str, values: Sequence[str]) -> list[str]:
+    """The columns' names. Raises DataError where one stands twice."""
+    header = [name.strip() for name in values]
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}: {where}: a column name stands twice in {header}; rename one of them")
+    return header
+
+
+def csv_row(path: Path, where: str, header: Sequence[str], values: Sequence[str]) -> dict[str, object]:
+    """A record's fields by column. Raises DataError for more or fewer than the header has."""
+    if len(values) != len(header):
+        raise DataError(
+            f"{path}: {where}: {len(values)} fields, but the header has {len(header)}; put a field "
+            'that holds the separator or a line break in "double quotes"'
+        )
+    return dict(zip(header, values, strict=True))
+
+
+def _read_csv(path: Path, content: str, dialect: type[csv.Dialect]) -> Table:
+    header: list[str] | None = None
+    rows: list[Row] = []
+    for where, values in csv_fields(path, io.StringIO(content, newline=""), dialect):
+        if header is None:
+            header = csv_header(path, where, values)
+        else:
+            rows.append((where, csv_row(path, where, header, values)))
     return _table(tuple(header or ()), rows)
 
 
@@ -148,7 +164,7 @@ def _read_json(path: Path, content: str, kind: str, *, labelled: bool) -> Table:
         return _table(("question", "context", "answers"), list(_squad(path, items)))
     if not isinstance(items, list):
         raise DataError(f'{path}: must be a list of objects, as in [{{"text": "...", "label": "..."}}]')
-    return _objects(path, [(f"row {n}", item) for n, item in enumerate(items, 1)])
+    return _keyed([(f"row {n}", _object(path, f"row {n}", item)) for n, item in enumerate(items, 1)])
 
 
 def _squad(path: Path, items: Mapping[str, object]) -> Iterator[Row]:
@@ -175,21 +191,24 @@ def _nested(path: Path, parent: Mapping[str, object], key: str, where: str) -> I
 
 
 def _read_jsonl(path: Path, content: str) -> Table:
-    items: list[tuple[str, object]] = []
-    for number, line in enumerate(_lines(content), 1):
-        if not line.strip():
-            continue
-        try:
-            items.append((f"line {number}", json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: line {number}: is not valid JSON ({error}); write one object a line") from error
-    return _objects(path, items)
+    lines = [(f"line {number}", line) for number, line in enumerate(_lines(content), 1) if line.strip()]
+    return _keyed([(where, json_row(path, where, line)) for where, line in lines])
 
 
-def _objects(path: Path, items: list[tuple[str, object]]) -> Table:
-    rows: list[Row] = []
-    for where, item in items:
-        if not isinstance(item, dict):
-            raise DataError(f'{path}: {where}: is not an object; write {{"text": "...", "label": "..."}}')
-        rows.append((where, item))
+def json_row(path: Path, where: str, line: str) -> dict[str, object]:
+    """The object of one line of JSON. Raises DataError for anything else."""
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {where}: is not valid JSON ({error}); write one object a line") from error
+    return _object(path, where, item)
+
+
+def _object(path: Path, where: str, item: object) -> dict[str, object]:
+    if not isinstance(item, dict):
+        raise DataError(f'{path}: {where}: is not an object; write {{"text": "...", "label": "..."}}')
+    return item
+
+
+def _keyed(rows: list[Row]) -> Table:
     return _table(tuple(dict.fromkeys(key for _, row in rows for key in row)), rows)

@@ -46,7 +46,7 @@ EXTRAS = {
     "onnxruntime": "cpu",
     "onnxscript": "train",
     "openvino": "openvino",
-    "pyarrow": "train",
+    "pyarrow": "parquet",
     "safetensors": "train",
     "starlette": "serve",
     "tensorrt_rtx": "tensorrt",

@@ -10,13 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from attar.cli import jobs
+
 if TYPE_CHECKING:
     from attar.runtime.data import Examples
     from attar.runtime.engines.starting import Choice
     from attar.runtime.tasks.base import Task
     from attar.runtime.tokenizer import Text
 
-HELP = "Answer texts with a bundle, one JSON line each."
+HELP = "Answer texts with a bundle, one JSON line each, or a file into another."
 EXAMPLE = 'attar predict build/sentiment/bundle "a gripping, funny film"'
 
 CHUNK = 1024
@@ -34,10 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'questions JSON, such as \'{"question": "...", "context": "..."}\'',
     )
     parser.add_argument("--data", type=Path, metavar="FILE", help="answer the text column of a data file")
-    parser.add_argument("--text-column", metavar="NAME", help="the text column of --data")
+    parser.add_argument(
+        "--text-column", "--column", metavar="NAME", help="the text column of --data or --input; two for a pair: A,B"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the usable cores)")
     engine_arguments(parser)
     option_arguments(parser)
+    jobs.add_arguments(parser)
 
 
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,12 +96,15 @@ def run(args: argparse.Namespace) -> int:
     from attar.runtime.model import load
     from attar.runtime.tasks.base import jsonable
 
-    if bool(args.texts) == (args.data is not None):
+    job = jobs.asked(args)
+    if not job and bool(args.texts) == (args.data is not None):
         raise SettingsError("give either texts (or - for stdin) or --data FILE")
-    if args.text_column is not None and args.data is None:
+    if not job and args.text_column is not None and args.data is None:
         raise SettingsError("--text-column names a column of --data, which is missing")
     choice = engine_choice(args)
     model = load(args.bundle, threads=args.threads, options=options(args.set), **asdict(choice))
+    if job:
+        return jobs.run(model, args)
     chunks: Iterable[Sequence[Any]]
     if args.data is not None:
         # A multi-task model may tag tokens, and its columns of labels are of no interest here.

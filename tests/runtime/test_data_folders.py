@@ -156,5 +156,5 @@ def test_saved_dataset_dict_may_not_leave_its_folder(tmp_path: Path) -> None:
 
 def test_without_pyarrow_the_error_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingExtraError, match=r"pyarrow.*pip install 'attar\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"pyarrow.*pip install 'attar\[parquet\]'"):
         read_examples(write(tmp_path / "a.parquet", b"PAR1"))

@@ -73,3 +73,9 @@ def test_verbs_on_a_bundle(verb: str, bundle: Path) -> None:
 
 def test_predict(bundle: Path) -> None:
     assert json.loads(run(COMMAND, "predict", bundle, "a superb film"))["label"] in LABELS
+
+
+def test_predict_a_file(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text\na superb film\n")
+    run(COMMAND, "predict", bundle, "--input", tmp_path / "x.csv", "--output", tmp_path / "y.jsonl", "--threads", 1)
+    assert json.loads((tmp_path / "y.jsonl").read_text())["label"] in LABELS
