@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
+    group = parser.add_argument_group("MLPerf's scenarios, by the official LoadGen (pip install 'attar[mlperf]')")
+    group.add_argument("--mlperf", metavar="SCENARIO", help="run this scenario with the bundle alone: single-stream, "
+                       "multi-stream, server (Poisson arrivals and a latency bound) or offline")  # fmt: skip
+    group.add_argument("--logs", type=Path, metavar="DIR", help="where LoadGen's logs are kept: a new or empty folder")
+    group.add_argument("--seconds", type=float, default=10.0, metavar="S",
+                       help="the least that it takes (default: 10; official submissions take 600)")  # fmt: skip
+    group.add_argument("--latency-ms", type=float, default=50.0, metavar="MS",
+                       help="server: what 99 %% of the requests must stay under (default: 50)")  # fmt: skip
+    group.add_argument("--qps", type=float, metavar="N", help="server: requests a second (default: the highest valid "
+                       "of nine shares of the offline throughput)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,6 +91,10 @@ def run(args: argparse.Namespace) -> int:
     from attar.runtime.errors import SettingsError
 
     task = Bundle.read(args.bundle).manifest.task
+    if args.mlperf is not None:
+        return _mlperf(task, args)
+    if args.logs is not None or args.qps is not None:
+        raise SettingsError("--logs and --qps are for a scenario: give --mlperf too")
     if args.sweep is not None and args.threads is not None:
         raise SettingsError("with --sweep the threads are one of its axes: say threads=N there")
     choice = engine_choice(args)
@@ -101,6 +116,28 @@ def run(args: argparse.Namespace) -> int:
     if found.noisy:
         _progress("the machine is too noisy to judge: the figures are marked; stop other work, or try --threads 1")
     return TOO_NOISY if found.noisy else 0
+
+
+def _mlperf(task: Task, args: argparse.Namespace) -> int:
+    """One scenario; what it found is printed, and its logs lie where --logs says."""
+    from attar.runtime.bench.loadgen import Run, highest, measured
+    from attar.runtime.errors import SettingsError
+    from attar.runtime.model import load
+
+    if args.against or args.baseline or args.sweep or args.report or args.rounds:
+        raise SettingsError("--mlperf takes the bundle alone: leave out --against, --baseline, --sweep, --rounds and "
+                            "--report")  # fmt: skip
+    if args.logs is None:
+        raise SettingsError("--mlperf keeps LoadGen's logs: say where with --logs DIR")
+    if args.qps is not None and args.mlperf != "server":
+        raise SettingsError("--qps is of the server scenario alone")
+    texts, _ = _given(task, args)
+    model = load(args.bundle, threads=args.threads, **asdict(engine_choice(args)))
+    asked = Run(args.mlperf, args.seconds, args.latency_ms, args.qps or 100.0)
+    search = args.mlperf == "server" and args.qps is None
+    found = (highest if search else measured)(model, task.inputs(texts), asked, args.logs)
+    print(json.dumps(found.to_json()) if args.json else found, flush=True)
+    return 0
 
 
 def _given(task: Task, args: argparse.Namespace) -> tuple[Sequence[Text], Sequence[Any] | None]:

@@ -37,7 +37,7 @@ def test_axes_are_read() -> None:
         ("batch", "'' "),
         ("batch=0", "from 1 on, not '0'"),
         ("length=1.5", "a whole number"),
-        ("engine=fast", "one of onnx, cuda, tensorrt"),
+        ("engine=fast", "one of onnx, openvino, cuda, tensorrt"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(given: str, said: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attar.cli import main
 from attar.runtime.bench.loadgen import SCENARIOS, Run, highest, measured, read
 from attar.runtime.errors import DataError, MissingExtraError, SettingsError
 from attar.runtime.model import Model, load
@@ -91,3 +94,22 @@ def test_bad_input(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MissingExtraError, match=r"attar\[mlperf\]"):
         measured(model, TEXTS, Run("offline"), tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    bundle = str(make_tiny_bundle(tmp_path / "b"))
+    command = ["bench", bundle, "--threads", "1", "--mlperf"]
+    logs = str(tmp_path / "logs")
+    assert main([*command, "offline", "--logs", logs, "--seconds", "0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scenario"] == "offline" and set(os.listdir(logs)) >= LOGS
+    for more, words in (
+        (["offline"], "say where with --logs"),
+        (["fast", "--logs", str(tmp_path / "new")], "unknown scenario 'fast'"),
+        (["offline", "--logs", logs], "not an empty folder"),
+        (["offline", "--logs", logs, "--qps", "5"], "--qps is of the server scenario"),
+        (["offline", "--logs", logs, "--against", bundle], "leave out --against"),
+    ):
+        assert main([*command, *more]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["bench", bundle, "--logs", logs]) == 2 and "give --mlperf too" in capsys.readouterr().err
