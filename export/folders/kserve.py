@@ -31,8 +31,8 @@ def write(source: Source, folder: Path) -> Made:
     kubectl apply -f service.yaml
     curl http://HOST/predict -d '{{"texts": ["a text"]}}'
 
-The service runs `attar serve`, which speaks JSON of its own and not KServe's inference protocol: it is a custom
-predictor. Name another image or another `STORAGE_URI` in service.yaml where yours lie elsewhere."""
+The service runs `attar serve`, a custom predictor: JSON of its own at /predict, and the Open Inference Protocol at
+/v2 as KServe's clients speak it. Name another image or another `STORAGE_URI` in service.yaml where yours lie elsewhere."""
     return Made(how, f"{name}/model.onnx")
 
 
