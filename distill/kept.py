@@ -1,12 +1,17 @@
 """What a teacher said, on disk: packed arrays in a folder, and which rows they are about.
 
 A folder `targets-KEY` holds `NAME.npy` for every output and state, and `rows.npy`: of each row a digest of its token
-ids and of the teacher, and its length. By these a folder for other texts copies the rows that it shares.
+ids and of the teacher, and its length. By these a folder for other texts copies the rows that it shares. A pass that
+was interrupted leaves such a folder too, `targets-KEY.xxxx`, in which rows that it did not reach have a digest of 0;
+the next pass copies what is there like any neighbour's and removes it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,8 @@ from attar.runtime.tokenizer import Encoded
 
 ROWS = "rows.npy"
 FOLDERS = "targets-*"
+SECONDS = 60.0
+"""At most so much work is lost when a process is killed."""
 
 
 def digests(encoded: Encoded, about: str) -> NDArray[np.uint64]:
@@ -48,15 +55,30 @@ def bounds(lengths: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
 
 
 class Stores:
-    """Arrays being written to a folder, opened when their first values come.
+    """Arrays being written to a folder beside `cache`, opened when their first values come; a context manager.
 
-    `packed`: names with values of every token, (T, C), of which row i has starts[i]:starts[i + 1]; of the others each
-    row has one, (R, C).
+    `rows`: digests of all rows, see `digests`. `packed`: names with values of every token, (T, C), of which row i has
+    starts[i]:starts[i + 1]; of the others each row has one, (R, C). An error leaves nothing, an interruption what was
+    done.
     """
 
-    def __init__(self, folder: Path, starts: NDArray[np.int64], packed: Collection[str]) -> None:
-        self._folder, self._starts, self.packed = folder, starts, packed
+    def __init__(self, cache: Path, rows: NDArray[np.uint64], packed: Collection[str]) -> None:
+        self._cache, self._rows, self.packed = cache, rows, packed
+        self._starts = bounds(rows[:, 2].astype(np.int64))
+        self._done = np.zeros(len(rows), dtype=bool)
         self._open: dict[str, Any] = {}
+        self._due = time.monotonic() + SECONDS
+        cache.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(dir=cache.parent, prefix=f"{cache.name}."))
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception) or not self._done.any():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            self._keep()
 
     def _store(self, name: str, columns: int, dtype: np.dtype[Any]) -> Any:
         if name not in self._open:
@@ -64,6 +86,23 @@ class Stores:
             path = self._folder / f"{name}.npy"
             self._open[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(rows, columns))
         return self._open[name]
+
+    def done(self, rows: Sequence[int]) -> None:
+        """All values of these rows are in; now and then that is noted on disk."""
+        self._done[rows] = True
+        if time.monotonic() >= self._due:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Values before the note of whose they are, which is whole or the older one."""
+        for store in self._open.values():
+            store.flush()
+        noted = self._rows.copy()
+        noted[~self._done, :2] = 0
+        with tempfile.TemporaryDirectory(dir=self._folder) as place:
+            np.save(Path(place) / ROWS, noted)
+            (Path(place) / ROWS).replace(self._folder / ROWS)
+        self._due = time.monotonic() + SECONDS
 
     def put(self, name: str, values: NDArray[Any], rows: Sequence[int]) -> None:
         """The values of a batch, (B, T, C) padded on the right, or (B, C)."""
@@ -87,11 +126,26 @@ class Stores:
             else:
                 store[row] = source[other]
 
-    def publish(self, cache: Path) -> None:
+    def publish(self) -> None:
         """Whole files, by name, to where they are looked for."""
         for name, store in self._open.items():
             store.flush()
-            (self._folder / f"{name}.npy").replace(cache / f"{name}.npy")
+            (self._folder / f"{name}.npy").replace(self._cache / f"{name}.npy")
+        if stored(self._cache / ROWS, len(self._rows), 3, self._rows.dtype) is None:
+            np.save(self._cache / ROWS, self._rows)
+
+    def reuse(self, names: Sequence[str]) -> list[int]:
+        """Takes over what neighbours of the cache have of the rows under every name; the rows that are left.
+
+        What interrupted passes for this cache left is removed then.
+        """
+        left = reused(self._cache, self._rows, names, self)
+        self.done(sorted(set(range(len(self._rows))) - set(left)))
+        if older := [f for f in self._cache.parent.glob(f"{self._cache.name}.*") if f != self._folder]:
+            self._keep()
+            for folder in older:
+                shutil.rmtree(folder, ignore_errors=True)
+        return left
 
 
 def reused(cache: Path, rows: NDArray[np.uint64], names: Sequence[str], stores: Stores) -> list[int]:

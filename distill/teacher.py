@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from attar.distill.batches import batches, run
 from attar.distill.checkpoint import read_tokenizer
 from attar.distill.device import CPU, within_memory
 from attar.distill.huggingface import HuggingFace
-from attar.distill.kept import ROWS, Stores, bounds, digests, reused, stored
+from attar.distill.kept import Stores, bounds, digests, stored
 from attar.distill.trainer import Progress, autocast
 from attar.runtime.errors import ModelError
 from attar.runtime.tasks.base import Head, Outputs, Task
@@ -65,9 +64,9 @@ class Teacher:
         """Outputs and the named states for every text, kept in `cache`: only what is not there yet is computed.
 
         `about` tells this teacher and task from others: rows that a neighbouring folder (`targets-*`) has from the
-        same one are copied, so a few more texts cost no more than themselves. bf16 passes where the device has
-        them, and fp16 storage of states, which rounds them by at most 1 in 2,048; the gate never uses these. A file of
-        the cache that is damaged is computed again.
+        same one are copied, so a few more texts cost no more than themselves, and an interrupted pass goes on where
+        it was. bf16 passes where the device has them, and fp16 storage of states, which rounds them by at most 1 in
+        2,048; the gate never uses these. A file of the cache that is damaged is computed again.
         """
         encoded = self.task.encode(self._tokenizer, texts)
         starts = bounds([len(r) for r in encoded.ids])
@@ -77,25 +76,20 @@ class Teacher:
         wanted |= {name: (int(starts[-1]), 0, np.dtype(np.float16)) for name in states}
         missing = [name for name, form in wanted.items() if stored(cache / f"{name}.npy", *form) is None]
         if missing:
-            self._compute(encoded, starts, missing, cache, progress, about)
+            self._compute(encoded, missing, cache, progress, about)
         found = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in wanted}
         heads = {h.name: found[f"head-{h.name}"] for h in self.task.heads}
         return Targets(encoded, starts, heads, {name: found[name] for name in states}, self.layers)
 
     @within_memory()
-    def _compute(
-        self, encoded: Encoded, starts: NDArray[np.int64], names: Sequence[str], cache: Path, progress: Progress,
-        about: str,
-    ) -> None:  # fmt: skip
+    def _compute(self, encoded: Encoded, names: Sequence[str], cache: Path, progress: Progress, about: str) -> None:
         """What is said of all rows, in one pass over those that no neighbour has: whole files or none."""
         states = [name for name in names if not name.startswith("head-")]
         heads = [h for h in self.task.heads if f"head-{h.name}" in names]
         packed = {*states, *(f"head-{h.name}" for h in heads if h.reads == "tokens")}
         rows = digests(encoded, about)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent, prefix=f".{cache.name}.", suffix=".part") as scratch:
-            stores = Stores(Path(scratch), starts, packed)
-            left = reused(cache, rows, names, stores)
+        with Stores(cache, rows, packed) as stores:
+            left = stores.reuse(names)
             done = len(rows) - len(left)
             for batch in batches(encoded, self._model.pad_id, 64, left):
                 with torch.no_grad(), autocast(True, self._device):
@@ -104,11 +98,10 @@ class Teacher:
                     stores.put(name, half(values, name), batch.rows)
                 for h in heads:
                     stores.put(f"head-{h.name}", found.heads[h.name].float().cpu().numpy(), batch.rows)
+                stores.done(batch.rows)
                 done += len(batch.rows)
                 progress(done / len(rows), f"teacher outputs {done}/{len(rows)}")
-            stores.publish(cache)
-        if stored(cache / ROWS, len(rows), 3, rows.dtype) is None:
-            np.save(cache / ROWS, rows)
+            stores.publish()
 
     def _rows(self, head: Head, starts: NDArray[np.int64]) -> int:
         return int(starts[-1]) if head.reads == "tokens" else len(starts) - 1

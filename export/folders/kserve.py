@@ -32,7 +32,8 @@ def write(source: Source, folder: Path) -> Made:
     curl http://HOST/predict -d '{{"texts": ["a text"]}}'
 
 The service runs `attar serve`, a custom predictor: JSON of its own at /predict, and the Open Inference Protocol at
-/v2 as KServe's clients speak it. Name another image or another `STORAGE_URI` in service.yaml where yours lie elsewhere."""
+/v2 as KServe's clients speak it. Name another image or another `STORAGE_URI` in service.yaml where yours lie
+elsewhere."""
     return Made(how, f"{name}/model.onnx")
 
 

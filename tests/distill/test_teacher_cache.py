@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import attar.distill.kept
 import attar.distill.teacher
 from attar.distill.huggingface import HuggingFace
 from attar.distill.student import Student
@@ -111,23 +112,60 @@ def test_a_damaged_file_is_computed_again(
     assert same(kept, again)
 
 
-def test_an_interruption_leaves_no_file(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, told = tmp_path / "targets", []
+def interrupted(fraction: float, line: str) -> None:
+    raise KeyboardInterrupt
 
-    def interrupt(fraction: float, line: str) -> None:
-        told.append(line)
-        raise KeyboardInterrupt
 
+def test_an_interrupted_pass_goes_on_where_it_was(
+    teacher: Teacher, tmp_path: Path, asked: list[tuple[str, ...]]
+) -> None:
+    cache, told = tmp_path / "targets-a", []
     with pytest.raises(KeyboardInterrupt):
-        teacher.targets(TEXTS, ("hidden1",), cache, interrupt)
-    assert told == ["teacher outputs 64/71"]
-    assert files(tmp_path) == []
+        teacher.targets(TEXTS, ("hidden1",), cache, interrupted)
+    assert files(cache) == []
+    asked.clear()
+    found = teacher.targets(TEXTS, ("hidden1",), cache, lambda _, line: told.append(line))
+    assert told == ["teacher outputs 71/71"]
+    assert asked == [("hidden1",)]
+    assert files(tmp_path) == [f"targets-a/{name}.npy" for name in ("head-logits", "hidden1", "rows")]
+    assert [p.name for p in tmp_path.iterdir()] == ["targets-a"]
+    assert same(found, teacher.targets(TEXTS, ("hidden1",), tmp_path / "elsewhere" / "targets-b", quiet))
+
+
+def test_an_interruption_spoils_nothing_that_was_there(teacher: Teacher, tmp_path: Path) -> None:
+    cache, kept = tmp_path / "targets-a", ["head-logits.npy", "hidden1.npy", "rows.npy"]
     whole = teacher.targets(TEXTS, ("hidden1",), cache, quiet)
     with pytest.raises(KeyboardInterrupt):
-        teacher.targets(TEXTS, ("hidden1", "hidden2"), cache, interrupt)
-    assert files(tmp_path) == ["targets/head-logits.npy", "targets/hidden1.npy", "targets/rows.npy"]
-    assert [p.name for p in tmp_path.iterdir()] == ["targets"]
+        teacher.targets(TEXTS, ("hidden1", "hidden2"), cache, interrupted)
+    assert files(cache) == kept
     assert same(whole, teacher.targets(TEXTS, ("hidden1", "hidden2"), cache, quiet))
+    assert [p.name for p in tmp_path.iterdir()] == ["targets-a"]
+
+
+def test_a_killed_pass_is_taken_up_and_one_for_other_texts_profits(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill runs no handler: what counts is what was on disk by then, here noted after every batch."""
+    monkeypatch.setattr(attar.distill.kept, "SECONDS", 0.0)
+    monkeypatch.setattr(attar.distill.kept.Stores, "__exit__", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.targets(TEXTS, (), tmp_path / "targets-a", interrupted)
+    monkeypatch.undo()
+    short = sorted(TEXTS, key=len)[:20]
+    passes: list[str] = []
+    other = teacher.targets(short, (), tmp_path / "targets-b", lambda _, line: passes.append(line))
+    assert passes == []
+    assert same(other, teacher.targets(short, (), tmp_path / "elsewhere" / "targets-b", quiet))
+
+
+def test_a_pass_that_fails_leaves_nothing(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise ModelError("beyond fp16")
+
+    monkeypatch.setattr(attar.distill.teacher, "half", full)
+    with pytest.raises(ModelError):
+        teacher.targets(TEXTS, ("hidden1",), tmp_path / "targets-a", quiet)
+    assert files(tmp_path) == []
 
 
 def test_states_are_rounded_to_half_precision(
